@@ -1,0 +1,1 @@
+//! The HACA control plane and the one tool, haca.

@@ -1,0 +1,1 @@
+//! The HACA data plane: thread-per-core QUIC inference server.

@@ -1,0 +1,1 @@
+//! What HACA says on the wire: schemas, framing, ids, hashes, the receipt and its signing.

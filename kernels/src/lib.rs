@@ -1,0 +1,1 @@
+//! Fixed-point models: import, calibration, exact execution.

@@ -1,0 +1,1 @@
+//! The settlement log: append-only, Merkle-tree backed, checkpointed.

@@ -1,0 +1,1 @@
+//! Offline checks of receipts, log proofs and attestation evidence.
