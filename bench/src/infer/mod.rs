@@ -1,0 +1,91 @@
+//! The comparison `infer`: the shipped multilayer perceptron, asked a row at a time, against ONNX Runtime behind
+//! gRPC. Every answer is held against the reference.
+
+#[cfg(feature = "peers")]
+mod grpc;
+#[cfg(feature = "peers")]
+mod onnxruntime;
+pub(crate) mod serve;
+mod shipped;
+
+use clap::{Args, ValueEnum};
+
+use self::serve::Server;
+use self::shipped::Shipped;
+use crate::comparison::{self, Comparison};
+use crate::load::Plan;
+use crate::rpc::case::Case;
+use crate::rpc::client::{self, Run};
+use crate::server_process::ServerProcess;
+
+const EXAMPLES: &str = "\
+Examples:
+  haca-bench infer                                 both cases, every server this was built with
+  haca-bench infer --cases 64x16 --rate 20000      latency at a fixed rate instead of full speed
+  haca-bench infer --json infer.jsonl
+
+ONNX Runtime and tonic take minutes to build and are there only with `--features peers`. ONNX Runtime's library
+is found through ORT_DYLIB_PATH; the wheel `onnxruntime` on PyPI has it as capi/libonnxruntime.so.*.";
+
+/// Arguments of `haca-bench infer`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Options {
+    /// Connections x requests in flight on each, separated by commas.
+    #[arg(long, value_delimiter = ',', default_values = ["1x1", "64x16"])]
+    cases: Vec<Case>,
+    /// Servers to run, separated by commas [default: all there are].
+    #[arg(long, value_delimiter = ',')]
+    servers: Vec<Server>,
+    #[command(flatten)]
+    common: comparison::Options,
+}
+
+const FOOTNOTE: &str = "\
+A request is one row of 64 float32, an answer ten. Latency is from when a request was due to its whole answer, \
+as a spinning client on a core of its own sees it; medians over rounds. At full speed all slots of a case are \
+always taken, so latency there is slots / rps.
+rps_per_core is requests/s divided by the cores the server used: CPU seconds of its process (user and kernel, \
+/proc/PID/stat) per second. It holds whether or not the client had more to give.
+onnxruntime+tonic: ONNX Runtime with one thread, calls that are ready run as one batch, HTTP/2 without TLS.";
+
+/// Runs the comparison and prints it.
+///
+/// # Errors
+/// When a server cannot be started or reached, or answers wrongly; nothing is left running.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let servers = match options.servers.as_slice() {
+        [] => Server::value_variants(),
+        chosen => chosen,
+    };
+    for server in servers {
+        server.is_there()?;
+    }
+    let comparison = Comparison {
+        bench: "infer",
+        subject: "mlp",
+        options: &options.common,
+        cases: &options.cases,
+        footnote: FOOTNOTE,
+    };
+    comparison.run(servers, Server::name, |server, case| measure(&options.common, server, case))
+}
+
+fn measure(options: &comparison::Options, server: Server, case: Case) -> anyhow::Result<Run> {
+    let cpu = options.server_cpu.to_string();
+    let process = ServerProcess::spawn(&["serve-model", server.name(), "--cpu", &cpu])?;
+    let plan = options.plan(case);
+    options.on_client_cpu(|| load(server, &process, plan))
+}
+
+fn load(server: Server, process: &ServerProcess, plan: Plan) -> anyhow::Result<Run> {
+    match server {
+        #[cfg(feature = "peers")]
+        Server::OnnxRuntime => {
+            let shipped = Shipped::load(onnxruntime::TOLERANCE)?;
+            let address = process.announcement().parse()?;
+            let mut client = grpc::Client::connect(address, plan.lanes, &shipped)?;
+            client::drive(&mut client, process, plan)
+        }
+    }
+}

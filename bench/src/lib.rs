@@ -1,1 +1,0 @@
-//! Load generator and side-by-side comparisons for HACA.

@@ -1,0 +1,44 @@
+//! Load generator and side-by-side comparisons for HACA.
+//!
+//! Each comparison is a module and a subcommand of its own; [`load`] makes the load, [`report`] prints.
+
+mod affinity;
+mod load;
+mod report;
+mod rpc;
+mod server_process;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures HACA beside what it is judged against. All figures of a row come from the same run.
+#[derive(Parser)]
+#[command(name = "haca-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    comparison: Comparison,
+}
+
+#[derive(Subcommand)]
+enum Comparison {
+    /// Compare a 64-byte echo over QUIC implementations, down to bare UDP as the floor.
+    Rpc(rpc::Options),
+    /// Be a server of `rpc`.
+    #[command(hide = true)]
+    ServeEcho(rpc::serve::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().comparison {
+        Comparison::Rpc(options) => rpc::run(&options),
+        Comparison::ServeEcho(options) => rpc::serve::run(options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("haca-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The client: one spinning thread on a core of its own, the same loop for QUIC and for bare datagrams.
+
+mod datagram;
+mod quic;
+mod requests;
+
+use std::net::{SocketAddrV4, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::transport::Endpoint;
+use crate::load::{Generator, Issue, Measured, Nanos, Plan};
+use crate::server_process::ServerProcess;
+
+/// What one run gives.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) measured: Measured,
+    /// CPU seconds of the server per second of the measured window.
+    pub(crate) server_cores: f64,
+    /// Share of the window in which the client had something to do. Near 1, the client is the bottleneck.
+    pub(crate) client_busy: f64,
+}
+
+/// How requests map to streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Streams {
+    /// One bidirectional stream for each connection; messages follow each other on it.
+    OnePerConnection,
+    /// A bidirectional stream for each request, finished after its message.
+    OnePerRequest,
+}
+
+/// Runs `plan` against `server`, a lane for each connection. The calling thread should be pinned.
+///
+/// # Errors
+/// When the server cannot be reached, closes a connection, or answers with anything but an echo.
+pub(crate) fn run(server: &ServerProcess, plan: Plan, streams: Streams) -> anyhow::Result<Run> {
+    let endpoint: Endpoint = server.announcement().parse()?;
+    let start = Instant::now();
+    match endpoint.pin {
+        Some(pin) => {
+            let mut client = quic::Client::connect(endpoint.address, pin, plan, streams)?;
+            drive(&mut client, server, plan)
+        }
+        None => drive(&mut datagram::Client::new(endpoint.address, plan)?, server, plan),
+    }
+    .with_context(|| format!("the run ended after {:.1} s", start.elapsed().as_secs_f64()))
+}
+
+/// One kind of client, driven by [`drive`].
+trait Client {
+    /// Takes what has arrived and reports each answer to `generator`. Says whether there was anything.
+    fn receive(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool>;
+    /// Starts a request; it leaves with the next [`Self::flush`].
+    fn start(&mut self, issue: Issue, now: Nanos) -> anyhow::Result<()>;
+    /// Sends whatever is ready and runs timers that are due. Says whether there was anything.
+    fn flush(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool>;
+    /// Reports every request still without an answer as lost.
+    fn give_up(&mut self, now: Nanos, generator: &mut Generator);
+}
+
+/// The time since the start of the run.
+#[derive(Clone, Copy)]
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn now(self) -> Nanos {
+        Nanos::between(self.start, Instant::now())
+    }
+}
+
+fn drive(client: &mut impl Client, server: &ServerProcess, plan: Plan) -> anyhow::Result<Run> {
+    let mut generator = Generator::new(plan);
+    let mut cpu_at_open = None;
+    let mut cpu_at_close = None;
+    let mut busy = Duration::ZERO;
+    let clock = Clock { start: Instant::now() };
+    loop {
+        let began = Instant::now();
+        let now = Nanos::between(clock.start, began);
+        let in_window = now >= plan.opens() && now < plan.closes();
+        // Two readings of a /proc file: some 20 µs each, the first before the window's first request counts.
+        if in_window && cpu_at_open.is_none() {
+            cpu_at_open = Some((server.cpu_time()?, Instant::now()));
+        }
+        if now >= plan.closes() && cpu_at_close.is_none() {
+            cpu_at_close = Some((server.cpu_time()?, Instant::now()));
+        }
+        let mut worked = client.receive(clock, &mut generator)?;
+        let now = clock.now();
+        while let Some(issue) = generator.next(now) {
+            client.start(issue, now)?;
+            worked = true;
+        }
+        worked |= client.flush(clock, &mut generator)?;
+        if worked && in_window {
+            busy += began.elapsed();
+        }
+        if generator.is_over(now) {
+            break;
+        }
+        std::hint::spin_loop();
+    }
+    let now = clock.now();
+    client.give_up(now, &mut generator);
+    let (before, opened) = cpu_at_open.context("the run was over before its measured window opened")?;
+    let (after, closed) = cpu_at_close.context("the run was over before its measured window closed")?;
+    let window = closed.duration_since(opened).as_secs_f64();
+    Ok(Run {
+        measured: generator.finish(now),
+        server_cores: after.saturating_sub(before).as_secs_f64() / window,
+        client_busy: busy.as_secs_f64() / window,
+    })
+}
+
+/// One socket for each connection, as separate clients would have, connected to `server`.
+fn sockets(server: SocketAddrV4, count: usize) -> anyhow::Result<Vec<UdpSocket>> {
+    let open = || {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.connect(server)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    let sockets: std::io::Result<_> = (0..count).map(|_| open()).collect();
+    sockets
+        .with_context(|| format!("cannot open {count} UDP sockets to {server}; `ulimit -n` may be too low"))
+}

@@ -1,0 +1,261 @@
+//! The QUIC client: `quinn-proto` driven inline, one connection for each lane.
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use bytes::BytesMut;
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use quinn_proto::{
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, Event,
+};
+use rustls::client::Resumption;
+
+use super::requests::Requests;
+use super::{Clock, Streams, sockets};
+use crate::load::{Generator, Issue, Nanos, Plan};
+use crate::rpc::ring::{Received, UdpRing};
+use crate::rpc::transport::{ALPN, Pin, PinnedServer, SERVER_NAME, crypto_provider, quinn_transport};
+
+/// Handshakes of all connections together may take this long.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Most datagrams in one GSO send; a window of messages fills one or two.
+const MAX_DATAGRAMS: usize = 10;
+/// Reads after which answers are handed out and new requests sent, so that the server is not left waiting
+/// while we work through a long queue.
+const RECEIVE_GROUP: usize = 8;
+/// Packets are carved from pieces of this size; it comes free again when all of them have been read.
+const ARENA: usize = 256 * 1024;
+
+pub(super) struct Client {
+    ring: UdpRing,
+    endpoint: Endpoint,
+    server: SocketAddrV4,
+    lanes: Vec<Lane>,
+    dirty: Vec<usize>,
+    next_timer: Option<Instant>,
+    arena: BytesMut,
+}
+
+struct Lane {
+    handle: ConnectionHandle,
+    connection: Connection,
+    /// Present from the end of the handshake on.
+    requests: Option<Requests>,
+    timer: Option<Instant>,
+    dirty: bool,
+}
+
+impl Client {
+    /// Opens all connections and waits for their handshakes.
+    pub(super) fn connect(
+        server: SocketAddrV4,
+        pin: Pin,
+        plan: Plan,
+        streams: Streams,
+    ) -> anyhow::Result<Self> {
+        let config = client_config(pin)?;
+        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
+        let mut lanes = Vec::with_capacity(plan.lanes);
+        for _ in 0..plan.lanes {
+            let (handle, connection) =
+                endpoint.connect(Instant::now(), config.clone(), server.into(), SERVER_NAME)?;
+            // Handles of connections that are never removed count up, so a handle is its lane's index.
+            assert_eq!(handle.0, lanes.len(), "quinn-proto numbers its connections from zero");
+            lanes.push(Lane { handle, connection, requests: None, timer: None, dirty: true });
+        }
+        let mut client = Self {
+            ring: UdpRing::new(sockets(server, plan.lanes)?)?,
+            endpoint,
+            server,
+            dirty: (0..plan.lanes).collect(),
+            lanes,
+            next_timer: None,
+            arena: BytesMut::with_capacity(ARENA),
+        };
+        let limit = Instant::now() + CONNECT_LIMIT;
+        while client.lanes.iter().any(|lane| lane.connection.is_handshaking()) {
+            let now = Instant::now();
+            anyhow::ensure!(now < limit, "the server at {server} did not finish {} handshakes", plan.lanes);
+            client.read_packets(now)?;
+            client.take_events(|_, _| ())?;
+            client.send_packets(now)?;
+        }
+        for lane in &mut client.lanes {
+            lane.requests = Some(Requests::new(streams, plan.depth, &mut lane.connection)?);
+        }
+        Ok(client)
+    }
+
+    /// Feeds what has arrived to the connections and marks those that got something.
+    fn read_packets(&mut self, now: Instant) -> anyhow::Result<bool> {
+        self.ring.poll()?;
+        for group in 0..RECEIVE_GROUP {
+            let Some(received) = self.ring.receive()? else { return Ok(group > 0) };
+            self.decode(now, &received)?;
+            self.ring.recycle(received);
+        }
+        Ok(true)
+    }
+
+    fn decode(&mut self, now: Instant, received: &Received) -> anyhow::Result<()> {
+        for datagram in self.ring.payload(received).chunks(received.stride) {
+            self.arena.reserve(datagram.len().max(ARENA / 64));
+            self.arena.extend_from_slice(datagram);
+            let packet = self.arena.split();
+            let mut response = Vec::new();
+            let event =
+                self.endpoint.handle(now, SocketAddr::V4(self.server), None, None, packet, &mut response);
+            match event {
+                Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                    let lane = &mut self.lanes[handle.0];
+                    lane.connection.handle_event(event);
+                    mark(lane, handle.0, &mut self.dirty);
+                }
+                // A packet for a connection it does not know; a client takes none and owes no answer.
+                Some(DatagramEvent::Response(_) | DatagramEvent::NewConnection(_)) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Works through the events of marked connections; `answered` gets the lane and when the request was due.
+    fn take_events(&mut self, mut answered: impl FnMut(usize, Nanos)) -> anyhow::Result<()> {
+        for &index in &self.dirty {
+            let lane = &mut self.lanes[index];
+            while let Some(event) = lane.connection.poll() {
+                match event {
+                    Event::Stream(event) => {
+                        if let Some(requests) = &mut lane.requests {
+                            requests.read(&mut lane.connection, &event, |due| answered(index, due))?;
+                        }
+                    }
+                    Event::ConnectionLost { reason } => bail!("connection {index} was lost: {reason}"),
+                    Event::HandshakeDataReady
+                    | Event::Connected
+                    | Event::DatagramReceived
+                    | Event::DatagramsUnblocked => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs timers that are due, and sends whatever marked connections have to send.
+    fn send_packets(&mut self, now: Instant) -> anyhow::Result<bool> {
+        if self.next_timer.is_some_and(|at| at <= now) {
+            self.run_timers(now);
+        }
+        let any = !self.dirty.is_empty();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            self.send_lane(index, now)?;
+        }
+        self.dirty = dirty;
+        Ok(any)
+    }
+
+    fn send_lane(&mut self, index: usize, now: Instant) -> anyhow::Result<()> {
+        let lane = &mut self.lanes[index];
+        lane.dirty = false;
+        if let Some(requests) = &mut lane.requests {
+            requests.write(&mut lane.connection)?;
+        }
+        loop {
+            while let Some(event) = lane.connection.poll_endpoint_events() {
+                if let Some(event) = self.endpoint.handle_event(lane.handle, event) {
+                    lane.connection.handle_event(event);
+                }
+            }
+            let mut buffer = self.ring.buffer()?;
+            match lane.connection.poll_transmit(now, MAX_DATAGRAMS, &mut buffer) {
+                Some(transmit) => {
+                    let stride = transmit.segment_size.unwrap_or(transmit.size);
+                    self.ring.send(index, self.server, buffer, stride)?;
+                }
+                None => {
+                    self.ring.keep(buffer);
+                    break;
+                }
+            }
+        }
+        lane.timer = lane.connection.poll_timeout();
+        self.next_timer = self.next_timer.into_iter().chain(lane.timer).min();
+        Ok(())
+    }
+
+    /// `next_timer` can be earlier than any timer still set, never later: the scan here finds the truth.
+    fn run_timers(&mut self, now: Instant) {
+        self.next_timer = None;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            match lane.timer {
+                Some(at) if at <= now => {
+                    lane.connection.handle_timeout(now);
+                    mark(lane, index, &mut self.dirty);
+                }
+                other => self.next_timer = self.next_timer.into_iter().chain(other).min(),
+            }
+        }
+    }
+}
+
+impl super::Client for Client {
+    fn receive(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
+        let any = self.read_packets(Instant::now())?;
+        if any {
+            let now = clock.now();
+            self.take_events(|lane, intended| generator.answered(lane, intended, now))?;
+        }
+        Ok(any)
+    }
+
+    fn start(&mut self, issue: Issue, _now: Nanos) -> anyhow::Result<()> {
+        let lane = &mut self.lanes[issue.lane];
+        lane.requests.as_mut().context("the handshake is not done")?.start(issue.intended);
+        mark(lane, issue.lane, &mut self.dirty);
+        Ok(())
+    }
+
+    fn flush(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
+        let now = Instant::now();
+        let any = self.send_packets(now)?;
+        // A timer may have ended a connection; that must not look like a slow answer.
+        if self.lanes.iter().any(|lane| lane.connection.is_closed()) {
+            let now = clock.now();
+            self.take_events(|lane, intended| generator.answered(lane, intended, now))?;
+        }
+        Ok(any)
+    }
+
+    fn give_up(&mut self, now: Nanos, generator: &mut Generator) {
+        for (index, lane) in self.lanes.iter().enumerate() {
+            for intended in lane.requests.iter().flat_map(Requests::unanswered) {
+                generator.lost(index, intended, now);
+            }
+        }
+    }
+}
+
+fn mark(lane: &mut Lane, index: usize, dirty: &mut Vec<usize>) {
+    if !lane.dirty {
+        lane.dirty = true;
+        dirty.push(index);
+    }
+}
+
+fn client_config(pin: Pin) -> anyhow::Result<ClientConfig> {
+    let provider = Arc::new(crypto_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .context("the cipher suite we offer is not one of TLS 1.3")?
+        .dangerous()
+        .with_custom_certificate_verifier(PinnedServer::new(pin, &provider))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    // Each connection does its whole handshake, as separate clients would.
+    tls.resumption = Resumption::disabled();
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    config.transport_config(Arc::new(quinn_transport()));
+    Ok(config)
+}

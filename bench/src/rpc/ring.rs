@@ -1,0 +1,529 @@
+//! UDP over one io_uring: a multishot receive on every socket, GSO sends, and no system call while nothing
+//! happens.
+//!
+//! Owned and driven by one spinning thread; used by the client and by the floor's server, so that both ends of
+//! the floor are the least that UDP costs here. Memory is sized at the start: [`RECEIVE_BUFFERS`] of
+//! [`RECEIVE_BUFFER`] bytes (touched only when used) and [`SEND_SLOTS`] buffers that grow to the largest send.
+//!
+//! The ring runs deferred task work with the `TASKRUN` flag: the kernel raises a bit in shared memory when a
+//! packet has come, so spinning reads a cache line instead of entering the kernel. A packet is copied into its
+//! buffer only when we do enter.
+
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::ptr;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use io_uring::types::{BufRingEntry, CancelBuilder, Fd, RecvMsgOut, Timespec};
+use io_uring::{IoUring, cqueue, opcode};
+
+/// Whole GRO aggregates must fit: up to 64 KiB and the headers io_uring puts before them.
+const RECEIVE_BUFFER: usize = 68 * 1024;
+/// More than the packets that can be on their way at 64 connections; a power of two, as the kernel wants.
+const RECEIVE_BUFFERS: u16 = 256;
+/// Sends complete within the call that submits them on loopback, so these only have to span one flush.
+const SEND_SLOTS: usize = 256;
+/// Queued sends are handed over in groups of this size, so that the peer starts on the first ones while we
+/// still work on the others. Larger groups save little, as a send costs far more than entering the kernel.
+const SUBMIT_GROUP: usize = 8;
+/// Room for the peer's address before each received payload.
+const NAME: usize = mem::size_of::<libc::sockaddr_in>();
+/// Room for the one control message we ask for, the GRO stride.
+const CONTROL: usize = 64;
+const ENTER_GETEVENTS: u32 = 1;
+/// Marks completions of sends; the rest of `user_data` is the slot. Receives carry the socket's index.
+const SEND: u64 = 1 << 63;
+
+/// A set of UDP sockets behind one io_uring.
+pub(crate) struct UdpRing {
+    // First, so that it is closed before the memory it points into is freed.
+    ring: IoUring,
+    buffers: ReceiveBuffers,
+    header: Box<libc::msghdr>,
+    sends: Box<[SendSlot]>,
+    free_sends: Vec<usize>,
+    completions: Vec<(u64, i32, u32)>,
+    next_completion: usize,
+    sockets: Vec<UdpSocket>,
+}
+
+/// Datagrams that arrived together from one peer; give it back with [`UdpRing::recycle`].
+#[derive(Debug)]
+#[must_use = "its buffer is lost to the ring unless recycled"]
+pub(crate) struct Received {
+    pub(crate) socket: usize,
+    pub(crate) from: SocketAddr,
+    /// Length of each datagram but the last, which may be shorter.
+    pub(crate) stride: usize,
+    buffer: u16,
+    start: usize,
+    length: usize,
+}
+
+impl UdpRing {
+    /// Takes over `sockets` and starts receiving on each.
+    ///
+    /// # Errors
+    /// When the kernel has no io_uring with these features (6.1 or later has) or refuses the memory.
+    pub(crate) fn new(sockets: Vec<UdpSocket>) -> anyhow::Result<Self> {
+        let entries = (sockets.len() + SEND_SLOTS).next_power_of_two() as u32;
+        let mut builder = IoUring::builder();
+        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+        builder.setup_cqsize(entries * 4);
+        let ring =
+            builder.build(entries).context("cannot set up an io_uring (Linux 6.1 or later is needed)")?;
+        // SAFETY: all zeroes is a valid, empty msghdr.
+        let mut header: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
+        header.msg_namelen = NAME as u32;
+        header.msg_controllen = CONTROL;
+        let buffers = ReceiveBuffers::register(&ring)?;
+        let mut this = Self {
+            ring,
+            buffers,
+            header,
+            sends: (0..SEND_SLOTS).map(|_| SendSlot::new()).collect(),
+            free_sends: (0..SEND_SLOTS).collect(),
+            completions: Vec::with_capacity(entries as usize * 4),
+            next_completion: 0,
+            sockets,
+        };
+        for index in 0..this.sockets.len() {
+            enable_gro(&this.sockets[index])?;
+            this.arm(index)?;
+        }
+        this.submit()?;
+        Ok(this)
+    }
+
+    /// Hands over what is queued and collects what has come, if anything has; never waits.
+    ///
+    /// # Errors
+    /// When the kernel refuses a send or a receive.
+    pub(crate) fn poll(&mut self) -> anyhow::Result<()> {
+        let (queued, has_work) = {
+            let queue = self.ring.submission();
+            (queue.len(), queue.taskrun())
+        };
+        if queued > 0 || has_work {
+            self.submit()?;
+        }
+        Ok(())
+    }
+
+    /// The next datagrams received, of those collected so far.
+    ///
+    /// # Errors
+    /// When a receive failed for good or the kernel cut a payload short.
+    pub(crate) fn receive(&mut self) -> anyhow::Result<Option<Received>> {
+        if self.next_completion == self.completions.len() {
+            self.completions.clear();
+            self.next_completion = 0;
+            self.completions.extend(self.ring.completion().map(|c| (c.user_data(), c.result(), c.flags())));
+        }
+        while let Some(&(data, result, flags)) = self.completions.get(self.next_completion) {
+            self.next_completion += 1;
+            if data & SEND != 0 {
+                self.sent((data & !SEND) as usize, result)?;
+                continue;
+            }
+            let socket = data as usize;
+            if !cqueue::more(flags) {
+                self.arm(socket)?;
+            }
+            if result < 0 {
+                match -result {
+                    // Out of buffers ends a multishot receive; it is armed again, and QUIC repeats what was lost.
+                    libc::ENOBUFS => continue,
+                    // A connected socket reports here that nobody listens at its peer.
+                    error => return Err(io::Error::from_raw_os_error(error)).context("cannot receive"),
+                }
+            }
+            let Some(buffer) = cqueue::buffer_select(flags) else { continue };
+            return self.parse(socket, buffer, result as usize).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// The bytes of `received`, datagram after datagram.
+    pub(crate) fn payload(&self, received: &Received) -> &[u8] {
+        &self.buffers.get(received.buffer)[received.start..received.start + received.length]
+    }
+
+    /// Gives the buffer back to the kernel.
+    pub(crate) fn recycle(&mut self, received: Received) {
+        self.buffers.give(received.buffer);
+    }
+
+    /// An empty buffer to fill for [`Self::send`], or to return with [`Self::keep`].
+    ///
+    /// # Errors
+    /// When the kernel refuses a send that had to complete first.
+    pub(crate) fn buffer(&mut self) -> anyhow::Result<Vec<u8>> {
+        while self.free_sends.is_empty() {
+            self.submit()?;
+            // Receives stay, in order; only the sends among them are taken out.
+            let mut sent = Vec::new();
+            self.completions.drain(..self.next_completion);
+            self.next_completion = 0;
+            self.completions.extend(self.ring.completion().map(|c| (c.user_data(), c.result(), c.flags())));
+            self.completions.retain(|&(data, result, _)| {
+                let is_send = data & SEND != 0;
+                if is_send {
+                    sent.push((data, result));
+                }
+                !is_send
+            });
+            for (data, result) in sent {
+                self.sent((data & !SEND) as usize, result)?;
+            }
+        }
+        let slot = *self.free_sends.last().expect("the loop above ends with a free slot");
+        let mut buffer = mem::take(&mut self.sends[slot].payload);
+        buffer.clear();
+        Ok(buffer)
+    }
+
+    /// Takes back a buffer that was not needed.
+    pub(crate) fn keep(&mut self, buffer: Vec<u8>) {
+        if let Some(slot) = self.free_sends.last() {
+            self.sends[*slot].payload = buffer;
+        }
+    }
+
+    /// Queues `payload` for `to` from `socket`, cut into datagrams of `stride` bytes.
+    ///
+    /// # Errors
+    /// When the kernel refuses a send.
+    pub(crate) fn send(
+        &mut self,
+        socket: usize,
+        to: SocketAddrV4,
+        payload: Vec<u8>,
+        stride: usize,
+    ) -> anyhow::Result<()> {
+        let slot = self.free_sends.pop().context("more sends than buffers were asked for")?;
+        let header = self.sends[slot].fill(to, payload, stride);
+        let entry = opcode::SendMsg::new(Fd(self.sockets[socket].as_raw_fd()), header).build();
+        self.push(&entry.user_data(SEND | slot as u64))?;
+        if self.ring.submission().len() >= SUBMIT_GROUP {
+            self.submit()?;
+        }
+        Ok(())
+    }
+
+    fn parse(&mut self, socket: usize, buffer: u16, length: usize) -> anyhow::Result<Received> {
+        let bytes = &self.buffers.get(buffer)[..length];
+        let message = RecvMsgOut::parse(bytes, &self.header).map_err(|()| {
+            anyhow::anyhow!("io_uring returned a received message shorter than its own header")
+        })?;
+        if message.is_payload_truncated() {
+            bail!("a datagram of {} bytes does not fit the buffer", message.incoming_payload_len());
+        }
+        let payload = message.payload_data();
+        Ok(Received {
+            socket,
+            from: parse_address(message.name_data())?,
+            stride: gro_stride(message.control_data()).unwrap_or(payload.len()).max(1),
+            buffer,
+            start: payload.as_ptr() as usize - bytes.as_ptr() as usize,
+            length: payload.len(),
+        })
+    }
+
+    fn sent(&mut self, slot: usize, result: i32) -> anyhow::Result<()> {
+        self.free_sends.push(slot);
+        if result < 0 {
+            return Err(io::Error::from_raw_os_error(-result)).context("cannot send");
+        }
+        Ok(())
+    }
+
+    fn arm(&mut self, socket: usize) -> anyhow::Result<()> {
+        let fd = Fd(self.sockets[socket].as_raw_fd());
+        let entry = opcode::RecvMsgMulti::new(fd, &raw const *self.header, 0).build();
+        self.push(&entry.user_data(socket as u64))
+    }
+
+    fn push(&mut self, entry: &io_uring::squeue::Entry) -> anyhow::Result<()> {
+        if self.ring.submission().is_full() {
+            self.submit()?;
+        }
+        // SAFETY: entries point only to sockets, send slots and the receive header. All are owned by `self`,
+        // boxed so that they do not move, and outlive the requests: Drop cancels those first.
+        unsafe { self.ring.submission().push(entry) }.context("the submission queue is full after a submit")
+    }
+
+    fn submit(&mut self) -> anyhow::Result<()> {
+        let queued = self.ring.submission().len() as u32;
+        // SAFETY: no argument is passed besides flags, and the entries were checked in `push`.
+        let entered =
+            unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None) };
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(()),
+            Err(error) => Err(error).context("io_uring_enter failed"),
+        }
+    }
+}
+
+impl Drop for UdpRing {
+    fn drop(&mut self) {
+        // Nothing may write into our buffers or read a send slot once they are freed.
+        let limit = Timespec::from(Duration::from_secs(1));
+        let cancelled = self.ring.submitter().register_sync_cancel(Some(limit), CancelBuilder::any());
+        if let Err(error) = cancelled
+            && error.raw_os_error() != Some(libc::ENOENT)
+        {
+            // Leaking is the one thing that is safe when the kernel would not let go.
+            mem::forget(mem::take(&mut self.sends));
+            // SAFETY: all zeroes is a valid, empty msghdr.
+            mem::forget(mem::replace(&mut self.header, Box::new(unsafe { mem::zeroed() })));
+            self.buffers.leak();
+        }
+    }
+}
+
+/// A send from its submission to its completion: everything the kernel reads meanwhile.
+struct SendSlot {
+    payload: Vec<u8>,
+    to: libc::sockaddr_in,
+    part: libc::iovec,
+    control: SegmentControl,
+    header: libc::msghdr,
+}
+
+/// A control message with the GSO segment size, laid out as cmsg(3) has it.
+#[repr(C)]
+struct SegmentControl {
+    header: libc::cmsghdr,
+    segment: u16,
+    // CMSG_SPACE pads the data to the alignment of the header.
+    padding: [u8; mem::align_of::<libc::cmsghdr>() - 2],
+}
+
+impl SendSlot {
+    fn new() -> Self {
+        // SAFETY: these are plain C structs for which all zeroes (null pointers, no lengths) is valid.
+        unsafe {
+            Self {
+                payload: Vec::new(),
+                to: mem::zeroed(),
+                part: mem::zeroed(),
+                control: mem::zeroed(),
+                header: mem::zeroed(),
+            }
+        }
+    }
+
+    /// Lays out the message. The pointer is valid until the slot is filled again or dropped.
+    fn fill(&mut self, to: SocketAddrV4, payload: Vec<u8>, stride: usize) -> *const libc::msghdr {
+        self.to.sin_family = libc::AF_INET as libc::sa_family_t;
+        self.to.sin_port = to.port().to_be();
+        self.to.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
+        self.payload = payload;
+        self.part.iov_base = self.payload.as_mut_ptr().cast();
+        self.part.iov_len = self.payload.len();
+        self.header.msg_name = (&raw mut self.to).cast();
+        self.header.msg_namelen = NAME as u32;
+        self.header.msg_iov = &raw mut self.part;
+        self.header.msg_iovlen = 1;
+        if stride < self.payload.len() {
+            self.control.header.cmsg_level = libc::SOL_UDP;
+            self.control.header.cmsg_type = libc::UDP_SEGMENT;
+            self.control.header.cmsg_len = mem::size_of::<libc::cmsghdr>() + mem::size_of::<u16>();
+            self.control.segment = stride as u16;
+            self.header.msg_control = (&raw mut self.control).cast();
+            self.header.msg_controllen = mem::size_of::<SegmentControl>();
+        } else {
+            self.header.msg_control = ptr::null_mut();
+            self.header.msg_controllen = 0;
+        }
+        &raw const self.header
+    }
+}
+
+/// The provided-buffer ring the kernel takes receive buffers from.
+struct ReceiveBuffers {
+    entries: *mut BufRingEntry,
+    memory: *mut u8,
+    tail: u16,
+}
+
+impl ReceiveBuffers {
+    const MEMORY: usize = RECEIVE_BUFFERS as usize * RECEIVE_BUFFER;
+    const ENTRIES: usize = RECEIVE_BUFFERS as usize * mem::size_of::<BufRingEntry>();
+
+    fn register(ring: &IoUring) -> anyhow::Result<Self> {
+        let entries: *mut BufRingEntry = map(Self::ENTRIES)?.cast();
+        let memory = map(Self::MEMORY)?;
+        let mut this = Self { entries, memory, tail: 0 };
+        // SAFETY: the mapping is page-aligned, holds RECEIVE_BUFFERS entries, and is unmapped only after the
+        // ring's requests were cancelled.
+        unsafe { ring.submitter().register_buf_ring_with_flags(this.entries as u64, RECEIVE_BUFFERS, 0, 0) }
+            .context("cannot register receive buffers (Linux 6.1 or later is needed)")?;
+        for buffer in 0..RECEIVE_BUFFERS {
+            this.give(buffer);
+        }
+        Ok(this)
+    }
+
+    fn get(&self, buffer: u16) -> &[u8] {
+        assert!(buffer < RECEIVE_BUFFERS, "the kernel names a buffer it was not given: {buffer}");
+        // SAFETY: within the mapping; the kernel writes to a buffer only while it has it, and it gives this
+        // one to us until `give`.
+        unsafe {
+            std::slice::from_raw_parts(self.memory.add(buffer as usize * RECEIVE_BUFFER), RECEIVE_BUFFER)
+        }
+    }
+
+    fn give(&mut self, buffer: u16) {
+        let index = usize::from(self.tail & (RECEIVE_BUFFERS - 1));
+        // SAFETY: `index` is within the ring of entries, and the kernel reads an entry only below the tail,
+        // which is published after it.
+        unsafe {
+            let entry = &mut *self.entries.add(index);
+            entry.set_addr(self.memory.add(buffer as usize * RECEIVE_BUFFER) as u64);
+            entry.set_len(RECEIVE_BUFFER as u32);
+            entry.set_bid(buffer);
+        }
+        self.tail = self.tail.wrapping_add(1);
+        // SAFETY: the tail lies in the first entry's reserved field, aligned for u16, shared with the kernel.
+        unsafe {
+            (*BufRingEntry::tail(self.entries).cast::<AtomicU16>()).store(self.tail, Ordering::Release)
+        };
+    }
+
+    fn leak(&mut self) {
+        self.entries = ptr::null_mut();
+        self.memory = ptr::null_mut();
+    }
+}
+
+impl Drop for ReceiveBuffers {
+    fn drop(&mut self) {
+        if self.memory.is_null() {
+            return;
+        }
+        // SAFETY: both were mapped with these lengths by `register`, and the ring is closed by now.
+        unsafe {
+            libc::munmap(self.entries.cast(), Self::ENTRIES);
+            libc::munmap(self.memory.cast(), Self::MEMORY);
+        }
+    }
+}
+
+fn map(length: usize) -> anyhow::Result<*mut u8> {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+    let memory = unsafe { libc::mmap(ptr::null_mut(), length, access, kind, -1, 0) };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error()).with_context(|| format!("cannot map {length} bytes"));
+    }
+    Ok(memory.cast())
+}
+
+fn enable_gro(socket: &UdpSocket) -> anyhow::Result<()> {
+    let on: libc::c_int = 1;
+    let (value, length) = ((&raw const on).cast(), mem::size_of_val(&on) as libc::socklen_t);
+    // SAFETY: `value` points to an int that outlives the call, and its length is given.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, value, length) };
+    if done != 0 {
+        return Err(io::Error::last_os_error())
+            .context("cannot turn on UDP_GRO (Linux 5.0 or later is needed)");
+    }
+    Ok(())
+}
+
+fn parse_address(name: &[u8]) -> anyhow::Result<SocketAddr> {
+    // struct sockaddr_in: family in host order, port and address in network order.
+    let Some(&[f0, f1, p0, p1, a, b, c, d]) = name.first_chunk::<8>() else {
+        bail!("a datagram came with an address of {} bytes", name.len());
+    };
+    anyhow::ensure!(
+        u16::from_ne_bytes([f0, f1]) == libc::AF_INET as u16,
+        "a datagram did not come over IPv4"
+    );
+    Ok(SocketAddr::from((Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([p0, p1]))))
+}
+
+/// The segment size the kernel reports for datagrams it merged; `None` for a single one.
+fn gro_stride(control: &[u8]) -> Option<usize> {
+    const DATA: usize = mem::size_of::<libc::cmsghdr>();
+    let level = control.get(8..12)?.try_into().ok().map(i32::from_ne_bytes)?;
+    let kind = control.get(12..16)?.try_into().ok().map(i32::from_ne_bytes)?;
+    let value = control.get(DATA..DATA + 4)?.try_into().ok().map(i32::from_ne_bytes)?;
+    (level == libc::SOL_UDP && kind == libc::UDP_GRO && value > 0).then_some(value as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound() -> UdpSocket {
+        UdpSocket::bind("127.0.0.1:0").unwrap()
+    }
+
+    fn v4(socket: &UdpSocket) -> SocketAddrV4 {
+        match socket.local_addr().unwrap() {
+            SocketAddr::V4(address) => address,
+            SocketAddr::V6(address) => panic!("bound to {address}"),
+        }
+    }
+
+    fn wait(ring: &mut UdpRing) -> Received {
+        loop {
+            ring.poll().unwrap();
+            if let Some(received) = ring.receive().unwrap() {
+                return received;
+            }
+        }
+    }
+
+    #[test]
+    fn segments_sent_as_one_arrive_as_one_with_their_stride() {
+        let (here, there) = (bound(), bound());
+        let (from, to) = (v4(&here), v4(&there));
+        let mut ring = UdpRing::new(vec![here, there]).unwrap();
+        for round in 0..1_000u32 {
+            let mut payload = ring.buffer().unwrap();
+            payload.extend((0..150u32).map(|byte| (byte ^ round) as u8));
+            let sent = payload.clone();
+            ring.send(0, to, payload, 64).unwrap();
+            let received = wait(&mut ring);
+            assert_eq!((received.socket, received.from, received.stride), (1, from.into(), 64));
+            assert_eq!(ring.payload(&received), sent);
+            ring.recycle(received);
+        }
+    }
+
+    #[test]
+    fn more_sends_than_slots_at_once_all_arrive_in_order() {
+        let (here, there) = (bound(), bound());
+        let to = v4(&there);
+        let mut ring = UdpRing::new(vec![here, there]).unwrap();
+        let mut expected = 0u16;
+        for batch in 0..4u16 {
+            for index in 0..200 {
+                let mut payload = ring.buffer().unwrap();
+                payload.extend((batch * 200 + index).to_le_bytes());
+                ring.send(0, to, payload, 2).unwrap();
+            }
+            while expected < (batch + 1) * 200 {
+                let received = wait(&mut ring);
+                assert_eq!(ring.payload(&received), expected.to_le_bytes());
+                ring.recycle(received);
+                expected += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn a_control_area_without_a_gro_message_has_no_stride() {
+        assert_eq!(gro_stride(&[]), None);
+        assert_eq!(gro_stride(&[0; CONTROL]), None);
+    }
+}
