@@ -1,0 +1,291 @@
+//! Dense layers in 256-bit integer vectors.
+//!
+//! Every function needs a processor with AVX2. All pointers stay inside slices whose lengths are asserted at the start
+//! of [`dense`]; the layout they rest on is [`super::dense`]'s.
+
+use core::arch::x86_64::*;
+
+use super::dense::{GROUP, Lanes, PackedDense, TILE};
+use super::scratch::Scratch;
+use crate::model::graph::Activation;
+use crate::model::plan::{Arena, Region};
+use crate::spec::activation::NARROW_SEGMENTS;
+use crate::spec::rounding::requantize;
+
+/// Rows computed together: weights are loaded once for both.
+const ROWS: usize = 2;
+
+/// Where results go.
+#[derive(Clone, Copy)]
+enum Output {
+    I16(*mut i16),
+    I32(*mut i32),
+}
+
+/// Computes a dense layer for rows `0..rows` from one region into another.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[target_feature(enable = "avx2")]
+pub(crate) unsafe fn dense(
+    layer: &PackedDense,
+    scratch: &mut Scratch,
+    from: Region,
+    to: Region,
+    rows: usize,
+) {
+    let (input, output) = (scratch.start(from, 0), scratch.start(to, 0));
+    let tiles = layer.outputs.div_ceil(TILE);
+    let (i16s, i32s) = scratch.arenas_mut();
+    // The regions are read and written through pointers, because both may lie in the one arena: the plan keeps them
+    // apart. Rows are padded to 16 elements, so a pair of inputs and a tile of outputs never leave their row.
+    let output_len = if to.arena == Arena::I16 { i16s.len() } else { i32s.len() };
+    assert!(from.arena == Arena::I16 && to.arena != Arena::I64 && rows > 0);
+    assert!(input + rows * from.stride <= i16s.len() && output + rows * to.stride <= output_len);
+    assert!(
+        layer.pairs * 2 <= from.stride && tiles * TILE <= to.stride && layer.biases.len() == tiles * TILE
+    );
+    assert!(layer.weights.len() == tiles * layer.pairs && layer.shifts.len() == tiles * TILE);
+    let base = i16s.as_mut_ptr();
+    // SAFETY: asserted above.
+    let x = unsafe { base.add(input).cast_const() };
+    let y = match to.arena {
+        // SAFETY: asserted above.
+        Arena::I16 => Output::I16(unsafe { base.add(output) }),
+        // SAFETY: asserted above.
+        _ => Output::I32(unsafe { i32s.as_mut_ptr().add(output) }),
+    };
+    for first in (0..tiles).step_by(GROUP) {
+        // SAFETY: AVX2 is this function's own condition, the rest is asserted above.
+        unsafe {
+            match tiles - first {
+                1 => group::<1>(layer, first, x, from.stride, y, to.stride, rows),
+                2 => group::<2>(layer, first, x, from.stride, y, to.stride, rows),
+                3 => group::<3>(layer, first, x, from.stride, y, to.stride, rows),
+                _ => group::<GROUP>(layer, first, x, from.stride, y, to.stride, rows),
+            }
+        }
+    }
+}
+
+/// Computes a group of `T` tiles for all rows; its weights stay in the first-level cache meanwhile.
+///
+/// # Safety
+/// As [`dense`], whose assertions hold; `first` is the group's first tile, of `T`.
+#[target_feature(enable = "avx2")]
+unsafe fn group<const T: usize>(
+    layer: &PackedDense,
+    first: usize,
+    x: *const i16,
+    x_stride: usize,
+    y: Output,
+    y_stride: usize,
+    rows: usize,
+) {
+    let weights = layer.weights[first * layer.pairs..][..T * layer.pairs].as_ptr();
+    let mut row = 0;
+    // SAFETY: `row` stays below `rows`, and `dense` has asserted that so many rows are there.
+    unsafe {
+        if layer.narrow_biases.is_empty() {
+            while row < rows {
+                let sums = wide_sums::<T>(weights, layer.pairs, x.add(row * x_stride));
+                store_wide(layer, first, &sums, y, row * y_stride);
+                row += 1;
+            }
+            return;
+        }
+        while row + ROWS <= rows {
+            let sums = sums::<ROWS, T>(weights, layer.pairs, x.add(row * x_stride), x_stride);
+            for (index, sums) in sums.iter().enumerate() {
+                store::<T>(layer, first, sums, y, (row + index) * y_stride);
+            }
+            row += ROWS;
+        }
+        if row < rows {
+            let [sums] = sums::<1, T>(weights, layer.pairs, x.add(row * x_stride), x_stride);
+            store::<T>(layer, first, &sums, y, row * y_stride);
+        }
+    }
+}
+
+/// Sums without bias, in 32 bits. Partial sums may wrap; the whole sum is proven to fit, so it is exact.
+///
+/// # Safety
+/// AVX2; `T * pairs` vectors at `weights`; `R` rows of `2 * pairs` values at `x`.
+#[target_feature(enable = "avx2")]
+unsafe fn sums<const R: usize, const T: usize>(
+    weights: *const Lanes,
+    pairs: usize,
+    x: *const i16,
+    stride: usize,
+) -> [[__m256i; T]; R] {
+    let mut sums = [[_mm256_setzero_si256(); T]; R];
+    for pair in 0..pairs {
+        // SAFETY: the caller has `2 * pairs` values in each of `R` rows; unaligned reads are asked for.
+        let x: [__m256i; R] = std::array::from_fn(|row| unsafe {
+            _mm256_set1_epi32(x.add(row * stride + 2 * pair).cast::<i32>().read_unaligned())
+        });
+        for tile in 0..T {
+            // SAFETY: the caller has `T * pairs` vectors, and `Lanes` is aligned as a vector is.
+            let weight = unsafe { _mm256_load_si256(weights.add(pair * T + tile).cast()) };
+            for (sums, &x) in sums.iter_mut().zip(&x) {
+                sums[tile] = _mm256_add_epi32(sums[tile], _mm256_madd_epi16(x, weight));
+            }
+        }
+    }
+    sums
+}
+
+/// Sums without bias, in 64 bits. A pair of products fits 32 bits because no weight is -32768.
+///
+/// # Safety
+/// As [`sums`], for one row.
+#[target_feature(enable = "avx2")]
+unsafe fn wide_sums<const T: usize>(weights: *const Lanes, pairs: usize, x: *const i16) -> [[i64; TILE]; T] {
+    let mut sums = [[_mm256_setzero_si256(); 2]; T];
+    for pair in 0..pairs {
+        // SAFETY: the caller has `2 * pairs` values at `x`; an unaligned read is asked for.
+        let x = unsafe { _mm256_set1_epi32(x.add(2 * pair).cast::<i32>().read_unaligned()) };
+        for (tile, [low, high]) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller has `T * pairs` vectors, and `Lanes` is aligned as a vector is.
+            let weight = unsafe { _mm256_load_si256(weights.add(pair * T + tile).cast()) };
+            let products = _mm256_madd_epi16(x, weight);
+            *low = _mm256_add_epi64(*low, _mm256_cvtepi32_epi64(_mm256_castsi256_si128(products)));
+            *high = _mm256_add_epi64(*high, _mm256_cvtepi32_epi64(_mm256_extracti128_si256::<1>(products)));
+        }
+    }
+    sums.map(|halves| {
+        let mut lanes = [0; TILE];
+        // SAFETY: eight 64-bit lanes are written into an array of eight.
+        unsafe {
+            _mm256_storeu_si256(lanes.as_mut_ptr().cast(), halves[0]);
+            _mm256_storeu_si256(lanes.as_mut_ptr().add(4).cast(), halves[1]);
+        }
+        lanes
+    })
+}
+
+/// Adds bias and half, shifts, clamps, applies the activation, and stores one row's tiles at `y + at`.
+///
+/// # Safety
+/// AVX2; the row at `at` has room for the tiles; the sums are proven to fit 32 bits.
+#[target_feature(enable = "avx2")]
+unsafe fn store<const T: usize>(
+    layer: &PackedDense,
+    first: usize,
+    sums: &[__m256i; T],
+    y: Output,
+    at: usize,
+) {
+    let minimum = _mm256_set1_epi32(layer.minimum as i32);
+    let maximum = _mm256_set1_epi32(layer.maximum as i32);
+    let biases = layer.narrow_biases[first * TILE..][..T * TILE].as_ptr();
+    let shifts = layer.shifts[first * TILE..][..T * TILE].as_ptr();
+    for (tile, &sum) in sums.iter().enumerate() {
+        // SAFETY: both slices were just taken to have `T` tiles.
+        let (bias, shift) = unsafe {
+            (
+                _mm256_loadu_si256(biases.add(tile * TILE).cast()),
+                _mm256_loadu_si256(shifts.add(tile * TILE).cast()),
+            )
+        };
+        let scaled = _mm256_srav_epi32(_mm256_add_epi32(sum, bias), shift);
+        let value = _mm256_min_epi32(_mm256_max_epi32(scaled, minimum), maximum);
+        let value = match layer.activation {
+            Activation::None => value,
+            // SAFETY: AVX2 is this function's own condition.
+            activation => unsafe { activate(activation, value) },
+        };
+        let place = at + (first + tile) * TILE;
+        // SAFETY: the caller's row has room for all tiles.
+        unsafe {
+            match y {
+                Output::I32(y) => _mm256_storeu_si256(y.add(place).cast(), value),
+                Output::I16(y) => {
+                    // Packing works within 128-bit halves: both halves' results lie in the even quarters.
+                    let packed = _mm256_packs_epi32(value, value);
+                    let packed = _mm256_permute4x64_epi64::<0b1000>(packed);
+                    _mm_storeu_si128(y.add(place).cast(), _mm256_castsi256_si128(packed));
+                }
+            }
+        }
+    }
+}
+
+/// As [`store`], from sums in 64 bits, which AVX2 cannot shift arithmetically: one by one.
+///
+/// # Safety
+/// As [`store`], save that the sums need not fit 32 bits.
+unsafe fn store_wide<const T: usize>(
+    layer: &PackedDense,
+    first: usize,
+    sums: &[[i64; TILE]; T],
+    y: Output,
+    at: usize,
+) {
+    for (lane, &sum) in sums.as_flattened().iter().enumerate() {
+        let channel = first * TILE + lane;
+        let (sum, shift) = (sum + layer.biases[channel], layer.shifts[channel]);
+        let value = if shift > 0 {
+            // The half is in the bias.
+            (sum >> shift).clamp(layer.minimum, layer.maximum)
+        } else {
+            requantize(sum, shift, layer.minimum, layer.maximum)
+        };
+        let value = layer.activation.apply(value);
+        // SAFETY: the caller's row has room for all tiles.
+        unsafe {
+            match y {
+                Output::I16(y) => y.add(at + channel).write(value as i16),
+                Output::I32(y) => y.add(at + channel).write(value as i32),
+            }
+        }
+    }
+}
+
+/// `h` of `spec::activation` for eight arguments in the range of `i16`, rounded as the activation asks.
+///
+/// # Safety
+/// AVX2.
+#[target_feature(enable = "avx2")]
+unsafe fn activate(activation: Activation, argument: __m256i) -> __m256i {
+    let table = NARROW_SEGMENTS.coefficients.as_ptr().cast::<i64>();
+    let magnitude = _mm256_min_epi32(_mm256_abs_epi32(argument), _mm256_set1_epi32(i16::MAX.into()));
+    let segment = _mm256_srli_epi32::<9>(magnitude);
+    let local = _mm256_and_si256(magnitude, _mm256_set1_epi32(511));
+    // A row of the table is three 64-bit words.
+    let index = _mm256_add_epi32(segment, _mm256_slli_epi32::<1>(segment));
+    let shift = NARROW_SEGMENTS.sum_exponent - if activation == Activation::Tanh { 15 } else { 14 };
+    let half = _mm256_set1_epi64x(1 << (shift - 1));
+    let count = _mm_cvtsi32_si128(shift);
+    let evaluate = |index: __m128i, local: __m128i| {
+        // SAFETY: a magnitude has 15 bits, so the segment is below 64 and the gathers stay in the table.
+        let (c0, c1, c2) = unsafe {
+            (
+                _mm256_i32gather_epi64::<8>(table, index),
+                _mm256_i32gather_epi64::<8>(table.add(1), index),
+                _mm256_i32gather_epi64::<8>(table.add(2), index),
+            )
+        };
+        let t = _mm256_cvtepi32_epi64(local);
+        // c1, c2 and c1 + c2 t fit 32 bits, and the 32-bit halves that the multiplication reads are theirs.
+        let inner = _mm256_add_epi64(c1, _mm256_mul_epi32(c2, t));
+        let sum = _mm256_add_epi64(c0, _mm256_mul_epi32(inner, t));
+        // The sum is not negative, so a logical shift is an arithmetic one.
+        _mm256_srl_epi64(_mm256_add_epi64(sum, half), count)
+    };
+    let low = evaluate(_mm256_castsi256_si128(index), _mm256_castsi256_si128(local));
+    let high = evaluate(_mm256_extracti128_si256::<1>(index), _mm256_extracti128_si256::<1>(local));
+    let even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    let low = _mm256_permutevar8x32_epi32(low, even);
+    let high = _mm256_permutevar8x32_epi32(high, even);
+    let rounded = _mm256_blend_epi32::<0b1111_0000>(low, high);
+    let signed = _mm256_sign_epi32(rounded, argument);
+    let limit = _mm256_set1_epi32(i16::MAX.into());
+    match activation {
+        Activation::Tanh => {
+            _mm256_max_epi32(_mm256_min_epi32(signed, limit), _mm256_set1_epi32(-i32::from(i16::MAX)))
+        }
+        _ => _mm256_min_epi32(_mm256_add_epi32(_mm256_set1_epi32(1 << 14), signed), limit),
+    }
+}

@@ -1,0 +1,85 @@
+//! Weights of a dense layer in the order in which vector multiply-adds read them.
+//!
+//! One vector holds, for 8 outputs, the weights of two neighbouring inputs; a pair of inputs is broadcast against it.
+//! Eight outputs are a tile; up to four tiles are a group, whose vectors for one pair of inputs lie together, so that
+//! a group is read as a single stream. Missing outputs and an odd last input are zeros.
+
+use crate::model::graph::{Activation, Dense, Tensor};
+use crate::model::validate::Proof;
+
+/// Outputs in a vector.
+pub(crate) const TILE: usize = 8;
+/// Tiles in a group: with two rows that is eight accumulators, half of the registers.
+pub(crate) const GROUP: usize = 4;
+
+/// One vector of weights; vector kernels read it through a pointer.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
+pub(crate) struct Lanes(#[allow(dead_code)] [i16; 16]);
+
+#[derive(Debug)]
+pub(crate) struct PackedDense {
+    /// Pairs of inputs.
+    pub(crate) pairs: usize,
+    pub(crate) outputs: usize,
+    /// `[group][pair][tile of the group]`.
+    pub(crate) weights: Vec<Lanes>,
+    /// Bias plus the half of the rounding shift, for each output, padded to whole tiles.
+    pub(crate) biases: Vec<i64>,
+    /// The same in 32 bits, if the sums are proven to fit.
+    pub(crate) narrow_biases: Vec<i32>,
+    pub(crate) shifts: Vec<i32>,
+    pub(crate) activation: Activation,
+    /// Bounds of the requantised value.
+    pub(crate) minimum: i64,
+    pub(crate) maximum: i64,
+}
+
+impl PackedDense {
+    pub(crate) fn new(dense: &Dense, input: &Tensor, output: &Tensor, proof: Proof) -> PackedDense {
+        let (inputs, outputs) = (input.len(), output.len());
+        let (pairs, tiles) = (inputs.div_ceil(2), outputs.div_ceil(TILE));
+        let (exponent, minimum, maximum) = dense.activation.argument(output);
+        let weight = |channel: usize, index: usize| {
+            let within = channel < outputs && index < inputs;
+            if within { dense.weights.get(channel * inputs + index) } else { 0 }
+        };
+        let mut weights = Vec::with_capacity(tiles * pairs);
+        for first in (0..tiles).step_by(GROUP) {
+            for pair in 0..pairs {
+                for tile in first..tiles.min(first + GROUP) {
+                    let lane = |lane: usize| weight(tile * TILE + lane / 2, pair * 2 + lane % 2);
+                    weights.push(Lanes(std::array::from_fn(lane)));
+                }
+            }
+        }
+        let mut biases = vec![0; tiles * TILE];
+        let mut shifts = vec![0; tiles * TILE];
+        for channel in 0..outputs {
+            let shift = input.exponent + dense.weight_exponent(channel) - exponent;
+            shifts[channel] = shift;
+            biases[channel] = dense.bias[channel] + if shift > 0 { 1 << (shift - 1) } else { 0 };
+        }
+        let narrow = proof.accumulator_bits == 32;
+        let narrow_biases =
+            if narrow { biases.iter().map(|&bias| bias as i32).collect() } else { Vec::new() };
+        PackedDense {
+            pairs,
+            outputs,
+            weights,
+            biases,
+            narrow_biases,
+            shifts,
+            activation: dense.activation,
+            minimum,
+            maximum,
+        }
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.weights.len() * size_of::<Lanes>()
+            + self.biases.len() * 8
+            + self.shifts.len() * 4
+            + self.narrow_biases.len() * 4
+    }
+}

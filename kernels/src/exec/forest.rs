@@ -1,0 +1,158 @@
+//! Trees laid out for walking many at once, without branches.
+//!
+//! A node is one 64-bit word: threshold, feature, and the place of its two children, which lie side by side; so a step
+//! is a load, a load of the key, a compare and an add. A leaf steps to itself, so that trees of different depths walk
+//! together. Eight walks in flight hide the loads' latency. The order of trees is free because the sums are exact:
+//! they are sorted by depth, so that walks in flight end together.
+
+use super::scalar;
+use super::scratch::Scratch;
+use crate::model::graph::Trees;
+use crate::model::plan::Region;
+
+/// Walks in flight: measured, fewer wait for loads and more spill registers.
+const LANES: usize = 8;
+/// Steps between checks whether all walks have ended: a check costs about two steps.
+const STEPS: usize = 3;
+
+#[derive(Debug)]
+pub(crate) struct PackedForest {
+    /// Bits 0..16: first child, relative to the tree's first word; 16..32: feature; 32..64: threshold.
+    words: Vec<u64>,
+    /// What a leaf adds to the single sum, if `direct`; else the leaf.
+    payloads: Vec<i32>,
+    direct: bool,
+    /// First word of each tree, in order of depth.
+    firsts: Vec<u32>,
+    /// Features that are read.
+    features: usize,
+}
+
+impl PackedForest {
+    /// Packs the trees, unless one of them, or the features, exceed 16 bits: those are left to the reference.
+    pub(crate) fn new(trees: &Trees) -> Option<PackedForest> {
+        let features = trees.features.iter().max().map_or(0, |&most| most as usize + 1);
+        if features > 1 << 16 {
+            return None;
+        }
+        let direct = direct_leaves(trees);
+        let mut order: Vec<(u32, usize)> =
+            (0..trees.trees()).map(|tree| (depth(trees, tree), tree)).collect();
+        order.sort_unstable();
+        let mut forest = PackedForest {
+            words: Vec::new(),
+            payloads: Vec::new(),
+            direct: direct.is_some(),
+            firsts: Vec::with_capacity(order.len()),
+            features,
+        };
+        for (_, tree) in order {
+            let (start, end) = (trees.tree_nodes[tree] as usize, trees.tree_nodes[tree + 1] as usize);
+            let words = 1 + 2 * (end - start);
+            if words > 1 << 16 || forest.words.len() + words > u32::MAX as usize {
+                return None;
+            }
+            forest.firsts.push(forest.words.len() as u32);
+            let children = (start..end).flat_map(|node| [trees.when_true[node], trees.when_false[node]]);
+            for (place, reference) in std::iter::once(trees.roots[tree]).chain(children).enumerate() {
+                let (threshold, feature, child, payload) = match usize::try_from(reference) {
+                    Ok(node) => (trees.thresholds[node], trees.features[node], 1 + 2 * (node - start), 0),
+                    Err(_) => {
+                        let leaf = !reference;
+                        let payload = direct.as_ref().map_or(leaf, |values| values[leaf as usize]);
+                        // Every key is at most the largest, so the walk stays.
+                        (i32::MAX, 0, place, payload)
+                    }
+                };
+                let word = u64::from(threshold as u32) << 32 | u64::from(feature) << 16 | child as u64;
+                forest.words.push(word);
+                forest.payloads.push(payload);
+            }
+        }
+        Some(forest)
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.words.len() * 8 + self.payloads.len() * 4 + self.firsts.len() * 4
+    }
+
+    /// Computes the sums of rows `0..rows`, and finishes them.
+    pub(crate) fn execute(
+        &self,
+        trees: &Trees,
+        scratch: &mut Scratch,
+        from: Region,
+        to: Region,
+        rows: usize,
+    ) {
+        for row in 0..rows {
+            let mut sum = 0;
+            let targets = trees.base.len();
+            scratch.i64_row_mut(to, row)[..targets].copy_from_slice(&trees.base);
+            for group in self.firsts.chunks(LANES) {
+                // A short group walks its last tree several times.
+                let firsts: [u32; LANES] = std::array::from_fn(|lane| group[lane.min(group.len() - 1)]);
+                let ends = self.walk(firsts, scratch.i32_row(from, row));
+                let payloads = ends[..group.len()].iter().map(|&end| self.payloads[end as usize]);
+                if self.direct {
+                    sum += payloads.map(i64::from).sum::<i64>();
+                } else {
+                    let sums = &mut scratch.i64_row_mut(to, row)[..targets];
+                    payloads.for_each(|leaf| scalar::add_leaf(trees, leaf as usize, sums));
+                }
+            }
+            let values = scratch.i64_row_mut(to, row);
+            values[0] += sum;
+            scalar::finish(trees, values);
+        }
+    }
+
+    /// The words at which the walks of eight trees end.
+    #[inline]
+    fn walk(&self, firsts: [u32; LANES], keys: &[i32]) -> [u32; LANES] {
+        assert!(keys.len() >= self.features.max(1));
+        let mut at = firsts;
+        loop {
+            let before = at;
+            for _ in 0..STEPS {
+                for lane in 0..LANES {
+                    // SAFETY: `firsts` are places of roots, and a word's child lies in its own tree by construction
+                    // in `new`, so `at` always indexes `words`.
+                    let word = unsafe { *self.words.get_unchecked(at[lane] as usize) };
+                    // SAFETY: every feature is below `features`, leaves have feature 0, and the length of `keys` is
+                    // asserted above.
+                    let key = unsafe { *keys.get_unchecked((word >> 16 & 0xffff) as usize) };
+                    let right = key > (word >> 32) as i32;
+                    at[lane] = firsts[lane] + (word & 0xffff) as u32 + u32::from(right);
+                }
+            }
+            if at == before {
+                return at;
+            }
+        }
+    }
+}
+
+/// What each leaf adds, if there is one sum and every leaf's entries add up to 32 bits.
+fn direct_leaves(trees: &Trees) -> Option<Vec<i32>> {
+    if trees.base.len() != 1 {
+        return None;
+    }
+    let leaf = |leaf: &[u32]| {
+        let entries = &trees.entry_values[leaf[0] as usize..leaf[1] as usize];
+        i32::try_from(entries.iter().map(|&value| i64::from(value)).sum::<i64>()).ok()
+    };
+    trees.leaf_entries.windows(2).map(leaf).collect()
+}
+
+/// Branches on the longest way from the root of a validated tree.
+fn depth(trees: &Trees, tree: usize) -> u32 {
+    let (start, end) = (trees.tree_nodes[tree] as usize, trees.tree_nodes[tree + 1] as usize);
+    let mut depths = vec![0u32; end - start];
+    let of = |child: i32, depths: &[u32]| usize::try_from(child).map_or(0, |child| depths[child - start]);
+    for node in (start..end).rev() {
+        depths[node - start] =
+            1 + of(trees.when_true[node], &depths).max(of(trees.when_false[node], &depths));
+    }
+    of(trees.roots[tree], &depths)
+}

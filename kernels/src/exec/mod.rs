@@ -1,0 +1,327 @@
+//! Executors: one set of semantics, several ways to compute it.
+//!
+//! [`scalar`] is `SPEC.md` in code and the reference; [`avx2`] agrees with it bit for bit. An executor belongs to one
+//! thread, and owns all the memory it ever needs: a call allocates nothing. A row's bits never depend on its
+//! neighbours, on the number of rows, or on its slot.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod dense;
+mod forest;
+mod scalar;
+mod scratch;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::model::graph::{Element, Graph, Node, Operator, Tensor};
+use crate::model::validate::Proof;
+use crate::model::{Dtype, Model};
+use crate::spec::rounding;
+use scratch::Scratch;
+
+/// Which code computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// The portable reference.
+    Scalar,
+    /// 256-bit integer vectors on x86-64.
+    Avx2,
+}
+
+impl Backend {
+    /// The fastest that this processor has.
+    pub fn detect() -> Backend {
+        if Backend::Avx2.is_available() { Backend::Avx2 } else { Backend::Scalar }
+    }
+
+    /// Whether this processor has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Backend::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Backend::Avx2 => false,
+        }
+    }
+
+    /// All that this processor has, the reference first.
+    pub fn available() -> impl Iterator<Item = Backend> {
+        [Backend::Scalar, Backend::Avx2].into_iter().filter(|backend| backend.is_available())
+    }
+
+    /// Its name, for tables and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Scalar => "scalar",
+            Backend::Avx2 => "avx2",
+        }
+    }
+}
+
+/// Why a row was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InputError {
+    /// The row has not as many bytes as the model's input.
+    #[error("the row has {found} bytes; the model takes {elements} elements, {expected} bytes")]
+    Length {
+        /// Bytes given.
+        found: usize,
+        /// Bytes needed.
+        expected: usize,
+        /// Elements of a row.
+        elements: usize,
+    },
+    /// An element is not a number.
+    #[error("element {element} of the row is NaN; infinities are taken, NaN is not")]
+    Nan {
+        /// Its index in the row.
+        element: usize,
+    },
+    /// The model has no exact `i16` form of its boundary.
+    #[error("the model does not take i16 rows: send f32, or compile it with an i16 boundary")]
+    Dtype,
+}
+
+/// What a node's weights were packed into at load, for executors other than the reference.
+#[derive(Debug)]
+pub(crate) enum Packed {
+    /// The graph's own form is read.
+    None,
+    Dense(dense::PackedDense),
+    Forest(forest::PackedForest),
+}
+
+impl Packed {
+    pub(crate) fn new(graph: &Graph, node: &Node, proof: Proof) -> Packed {
+        match &node.operator {
+            Operator::Dense(dense) => {
+                let (input, output) = (&graph.tensors[node.inputs[0]], &graph.tensors[node.output]);
+                Packed::Dense(dense::PackedDense::new(dense, input, output, proof))
+            }
+            Operator::Trees(trees) => forest::PackedForest::new(trees).map_or(Packed::None, Packed::Forest),
+            _ => Packed::None,
+        }
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match self {
+            Packed::None => 0,
+            Packed::Dense(dense) => dense.memory_bytes(),
+            Packed::Forest(forest) => forest.memory_bytes(),
+        }
+    }
+}
+
+/// Runs one model on batches of rows.
+///
+/// Stage rows into slots, execute, read the slots' outputs. Outputs stay until the next execution, staged inputs until
+/// they are staged over.
+#[derive(Debug)]
+pub struct Executor {
+    model: Arc<Model>,
+    backend: Backend,
+    max_rows: usize,
+    scratch: Scratch,
+    /// Exact outputs of all slots, row-major.
+    outputs: Vec<i64>,
+}
+
+impl Executor {
+    /// An executor for up to `max_rows` rows (at least one) on the fastest backend of this processor.
+    pub fn new(model: Arc<Model>, max_rows: usize) -> Executor {
+        Executor::with_backend(model, max_rows, Backend::detect())
+    }
+
+    /// An executor on a given backend.
+    ///
+    /// # Panics
+    /// If `max_rows` is 0, or the processor does not have the backend.
+    pub fn with_backend(model: Arc<Model>, max_rows: usize, backend: Backend) -> Executor {
+        assert!(max_rows > 0, "an executor needs at least one slot");
+        assert!(backend.is_available(), "this processor has no {}", backend.name());
+        let scratch = Scratch::new(&model.plan, max_rows);
+        let outputs = vec![0; max_rows * model.output_len()];
+        Executor { model, backend, max_rows, scratch, outputs }
+    }
+
+    /// The model it runs.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Its number of slots.
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// The code that computes.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Bytes of its own memory; the model's are shared.
+    pub fn memory_bytes(&self) -> usize {
+        self.scratch.memory_bytes() + self.outputs.len() * 8
+    }
+
+    /// Converts one row to fixed point into batch slot `slot`. `row` holds exactly [`Model::input_len`] elements of
+    /// `dtype`, little-endian, at any alignment. Infinities saturate (for trees they keep their order); an `i16`
+    /// beyond the bounds of the model's input saturates too.
+    ///
+    /// # Errors
+    /// [`InputError`]; the slot's content is then undefined until it is staged again.
+    ///
+    /// # Panics
+    /// If `slot` is not below [`Executor::max_rows`].
+    pub fn stage(&mut self, slot: usize, dtype: Dtype, row: &[u8]) -> Result<(), InputError> {
+        assert!(slot < self.max_rows, "slot {slot} of {}", self.max_rows);
+        let model = &*self.model;
+        let elements = model.input_len();
+        let expected = elements * dtype.size();
+        if row.len() != expected {
+            return Err(InputError::Length { found: row.len(), expected, elements });
+        }
+        if !model.accepts(dtype) {
+            return Err(InputError::Dtype);
+        }
+        let (tensor, region) = (model.input(), model.plan.regions[model.graph.input]);
+        match (dtype, tensor.element) {
+            (Dtype::I16, _) => {
+                let values = row.as_chunks::<2>().0.iter().map(|&bytes| i16::from_le_bytes(bytes));
+                let (minimum, maximum) = (tensor.minimum as i16, tensor.maximum as i16);
+                let slots = self.scratch.i16_row_mut(region, slot);
+                slots.iter_mut().zip(values).for_each(|(slot, value)| *slot = value.clamp(minimum, maximum));
+                Ok(())
+            }
+            (Dtype::F32, Element::I16) => {
+                let slots = self.scratch.i16_row_mut(region, slot);
+                convert(row, slots, |index, value| {
+                    rounding::quantize(value, tensor.exponent_of(index), tensor.minimum, tensor.maximum)
+                        as i16
+                })
+            }
+            (Dtype::F32, Element::Key) => {
+                convert(row, self.scratch.i32_row_mut(region, slot), |_, value| rounding::key(value))
+            }
+            (Dtype::F32, Element::I32) => {
+                let slots = self.scratch.i32_row_mut(region, slot);
+                convert(row, slots, |index, value| {
+                    rounding::quantize(value, tensor.exponent_of(index), tensor.minimum, tensor.maximum)
+                        as i32
+                })
+            }
+            (Dtype::F32, Element::I64) => {
+                let slots = self.scratch.i64_row_mut(region, slot);
+                convert(row, slots, |index, value| {
+                    rounding::quantize(value, tensor.exponent_of(index), tensor.minimum, tensor.maximum)
+                })
+            }
+        }
+    }
+
+    /// Computes the outputs of slots `0..rows` from their staged inputs.
+    ///
+    /// # Panics
+    /// If `rows` is above [`Executor::max_rows`].
+    pub fn execute(&mut self, rows: usize) {
+        assert!(rows <= self.max_rows, "{rows} rows in {} slots", self.max_rows);
+        if rows == 0 {
+            return;
+        }
+        let model = &*self.model;
+        for (node, packed) in model.graph.nodes.iter().zip(&model.packed) {
+            execute_node(self.backend, model, node, packed, &mut self.scratch, rows);
+        }
+        self.copy_outputs(rows);
+    }
+
+    /// Computes slot 0, and shows each node's index, output tensor and integers as they are made.
+    pub(crate) fn execute_observed(&mut self, mut observe: impl FnMut(usize, &Tensor, &[i64])) {
+        let model = Arc::clone(&self.model);
+        let mut produced = Vec::new();
+        for (index, (node, packed)) in model.graph.nodes.iter().zip(&model.packed).enumerate() {
+            execute_node(self.backend, &model, node, packed, &mut self.scratch, 1);
+            let tensor = &model.graph.tensors[node.output];
+            produced.resize(tensor.len(), 0);
+            self.scratch.copy_row(model.plan.regions[node.output], 0, &mut produced);
+            observe(index, tensor, &produced);
+        }
+        self.copy_outputs(1);
+    }
+
+    fn copy_outputs(&mut self, rows: usize) {
+        let (len, region) = (self.model.output_len(), self.model.plan.regions[self.model.graph.output]);
+        for (slot, output) in self.outputs.chunks_exact_mut(len).enumerate().take(rows) {
+            self.scratch.copy_row(region, slot, output);
+        }
+    }
+
+    /// The exact outputs of `slot` in the last execution: integers at [`Model::output_exponent`].
+    pub fn output_fixed(&self, slot: usize) -> &[i64] {
+        let len = self.model.output_len();
+        &self.outputs[slot * len..(slot + 1) * len]
+    }
+
+    /// Writes the outputs of `slot` as little-endian `dtype` into `out`, which takes exactly [`Model::output_len`]
+    /// elements. `F32` is the exact value rounded to the nearest float, ties to even.
+    ///
+    /// # Panics
+    /// If `out` has another length, or the model does not accept `dtype`: [`Executor::stage`] has refused it before.
+    pub fn write_output(&self, slot: usize, dtype: Dtype, out: &mut [u8]) {
+        let values = self.output_fixed(slot);
+        assert_eq!(out.len(), values.len() * dtype.size(), "bytes for an output row");
+        assert!(self.model.accepts(dtype), "the model has no {dtype:?} output");
+        let exponent = self.model.output_exponent();
+        match dtype {
+            Dtype::F32 => {
+                for (bytes, &value) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                    *bytes = rounding::to_f32(value, exponent).to_le_bytes();
+                }
+            }
+            Dtype::I16 => {
+                for (bytes, &value) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                    *bytes = (value as i16).to_le_bytes();
+                }
+            }
+        }
+    }
+}
+
+/// Computes one node for rows `0..rows`.
+fn execute_node(
+    backend: Backend,
+    model: &Model,
+    node: &Node,
+    packed: &Packed,
+    scratch: &mut Scratch,
+    rows: usize,
+) {
+    let region = |tensor: usize| model.plan.regions[tensor];
+    match (backend, packed) {
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx2, Packed::Dense(dense)) => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+            unsafe { avx2::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
+        }
+        (Backend::Avx2, Packed::Forest(forest)) => {
+            let Operator::Trees(trees) = &node.operator else { unreachable!("only trees pack to a forest") };
+            forest.execute(trees, scratch, region(node.inputs[0]), region(node.output), rows);
+        }
+        _ => scalar::execute(model, node, scratch, rows),
+    }
+}
+
+/// Converts the little-endian floats of `row`; the lengths are equal. NaN stops it.
+fn convert<T>(row: &[u8], slots: &mut [T], into: impl Fn(usize, f32) -> T) -> Result<(), InputError> {
+    for (element, (slot, &bytes)) in slots.iter_mut().zip(row.as_chunks::<4>().0).enumerate() {
+        let value = f32::from_le_bytes(bytes);
+        if value.is_nan() {
+            return Err(InputError::Nan { element });
+        }
+        *slot = into(element, value);
+    }
+    Ok(())
+}

@@ -1,0 +1,369 @@
+//! From the float graph and its ranges to the fixed-point graph: the choice of every scale.
+//!
+//! All scales are powers of two. The error of a layer comes from rounding its inputs and its weights; with 32-bit sums
+//! the bits of the two together are limited, and [`activation_bits`] splits them so that both errors are alike.
+
+use super::calibrate::Ranges;
+use super::float::{Finish, FloatGraph, Function, Operation, Step, Value};
+use super::fold::uses;
+use super::{CompileOptions, ImportError, forest};
+use crate::model::graph::{Activation, Affine, Dense, Element, Graph, Node, Operator, Tensor, Weights};
+use crate::spec::activation::{OUTPUT_EXPONENT, SIGMOID_INPUT_EXPONENT, TANH_INPUT_EXPONENT};
+use crate::spec::rounding::{EXPONENTS, MAX_RIGHT_SHIFT, power_of_two};
+
+/// Width of the exact sums of dense layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Width {
+    Narrow,
+    Wide,
+}
+
+/// The graph, and which value of the float graph each of its nodes computes.
+#[derive(Debug)]
+pub(crate) struct Quantized {
+    pub(crate) graph: Graph,
+    pub(crate) values: Vec<Value>,
+}
+
+/// Bits of magnitude of an `i32` input element: a float32 near the bound keeps all its bits, and values of twice the
+/// bound still fit.
+const WIDE_INPUT_BITS: u32 = 30;
+/// Bits of magnitude of an `i32` output at the range seen: four times it still fits.
+const WIDE_OUTPUT_BITS: u32 = 29;
+/// Bits of magnitude of an elementwise multiplier: as many as a float32 has.
+const MULTIPLIER_BITS: u32 = 24;
+/// Inputs whose elements' ranges differ by more than this get a scale for each element.
+const UNEVEN: f64 = 4.0;
+
+pub(crate) fn quantize(
+    float: &FloatGraph,
+    ranges: &Ranges,
+    options: &CompileOptions,
+    width: Width,
+) -> Result<Quantized, ImportError> {
+    let mut builder = Builder {
+        float,
+        ranges,
+        options,
+        width,
+        graph: Graph { tensors: Vec::new(), nodes: Vec::new(), input: 0, output: 0 },
+        tensors: vec![usize::MAX; float.shapes.len()],
+        values: Vec::new(),
+    };
+    let input = builder.input_tensor();
+    builder.tensors[0] = builder.add_tensor(input);
+    let mut steps = float.steps.iter().peekable();
+    while let Some(step) = steps.next() {
+        // An activation that alone reads a layer becomes part of it.
+        let fused = steps.next_if(|next| {
+            let Operation::Function(function) = &next.operation else { return false };
+            let alone = next.inputs == [step.output] && uses(float, step.output) == 1;
+            let takes = match &step.operation {
+                Operation::Dense { .. } => true,
+                // Relu is a bound of the output, which every requantisation has.
+                Operation::Affine { .. } | Operation::Add => *function == Function::Relu,
+                Operation::Function(_) | Operation::Ensemble(_) => false,
+            };
+            alone && takes
+        });
+        builder.step(step, fused)?;
+    }
+    builder.graph.output = builder.tensors[float.output];
+    Ok(Quantized { graph: builder.graph, values: builder.values })
+}
+
+struct Builder<'a> {
+    float: &'a FloatGraph,
+    ranges: &'a Ranges,
+    options: &'a CompileOptions,
+    width: Width,
+    graph: Graph,
+    /// The tensor of each value of the float graph.
+    tensors: Vec<usize>,
+    values: Vec<Value>,
+}
+
+/// The largest exponent at which a value of magnitude `bound` stays below `2^bits`.
+fn exponent_for(bound: f64, bits: u32) -> i32 {
+    // A value that is always zero may have any scale.
+    let bound = bound.max(1e-12);
+    let most = ((1i64 << bits) - 1) as f64;
+    let mut exponent = (most / bound).log2().floor() as i32;
+    // log2 may round up at the edge.
+    while bound * power_of_two(exponent.clamp(-1000, 1000)) > most {
+        exponent -= 1;
+    }
+    exponent.clamp(*EXPONENTS.start(), *EXPONENTS.end())
+}
+
+/// Bits of magnitude of activations that go into sums of `inputs` products in 32 bits.
+///
+/// With `b` bits of activations, weights get about `31 - b - log2(inputs)` on average. The relative errors of the two
+/// roundings are then equal where `2^(2b)` is about `2^33 / inputs`.
+fn activation_bits(inputs: usize) -> u32 {
+    let log = inputs.next_power_of_two().trailing_zeros();
+    (33u32.saturating_sub(log) / 2).clamp(8, 15)
+}
+
+impl Builder<'_> {
+    fn consumers(&self, value: Value) -> impl Iterator<Item = &Step> {
+        self.float.steps.iter().filter(move |step| step.inputs.contains(&value))
+    }
+
+    fn bits(&self, value: Value) -> u32 {
+        let of = |step: &Step| match &step.operation {
+            Operation::Dense { bias, weights } if self.width == Width::Narrow => {
+                activation_bits(weights.len() / bias.len())
+            }
+            _ => 15,
+        };
+        self.consumers(value).map(of).min().unwrap_or(15)
+    }
+
+    fn add_tensor(&mut self, tensor: Tensor) -> usize {
+        self.graph.tensors.push(tensor);
+        self.graph.tensors.len() - 1
+    }
+
+    fn tensor(
+        &self,
+        value: Value,
+        name: &str,
+        element: Element,
+        exponent: i32,
+        bounds: (i64, i64),
+    ) -> Tensor {
+        Tensor {
+            name: name.to_owned(),
+            shape: self.float.shapes[value].clone(),
+            element,
+            exponent,
+            exponents: Vec::new(),
+            minimum: bounds.0,
+            maximum: bounds.1,
+        }
+    }
+
+    /// Keys for trees; `i32` with a scale for each element where features are brought to one scale first; else `i16`.
+    fn input_tensor(&self) -> Tensor {
+        let all = |matches: fn(&Operation) -> bool| self.consumers(0).all(|step| matches(&step.operation));
+        if all(|operation| matches!(operation, Operation::Ensemble(_))) {
+            let infinity = 0x7f80_0000;
+            return self.tensor(0, "input", Element::Key, 0, (-infinity, infinity));
+        }
+        let bounds: Vec<f64> =
+            self.ranges.input_bounds.iter().map(|bound| bound * self.options.headroom).collect();
+        let largest = bounds.iter().copied().fold(0.0, f64::max);
+        // An element that is always zero here may be anything later: it gets the scale of the largest.
+        let own = |bits| {
+            let of = |&bound: &f64| exponent_for(if bound == 0.0 { largest } else { bound }, bits);
+            bounds.iter().map(of).collect::<Vec<_>>()
+        };
+        let by_element = !self.options.i16_boundary;
+        if by_element && all(|operation| matches!(operation, Operation::Affine { .. })) {
+            let exponents = own(WIDE_INPUT_BITS);
+            let limit = i64::from(i32::MAX);
+            let mut tensor = self.tensor(0, "input", Element::I32, exponents[0], (-limit, limit));
+            tensor.exponents = exponents;
+            return tensor;
+        }
+        let bits = self.bits(0);
+        let limit = (1 << bits) - 1;
+        let mut tensor = self.tensor(0, "input", Element::I16, exponent_for(largest, bits), (-limit, limit));
+        let least = bounds.iter().copied().filter(|&bound| bound > 0.0).fold(largest, f64::min);
+        if by_element
+            && largest > UNEVEN * least
+            && all(|operation| matches!(operation, Operation::Dense { .. }))
+        {
+            tensor.exponents = own(bits);
+        }
+        tensor
+    }
+
+    /// The format of what a step, with its activation, computes.
+    fn output_tensor(&self, value: Value, name: &str, activation: Option<Function>) -> Tensor {
+        let bound = self.ranges.bound(value) * self.options.headroom;
+        let limit = i64::from(i16::MAX);
+        match activation {
+            Some(Function::Sigmoid) => self.tensor(value, name, Element::I16, OUTPUT_EXPONENT, (0, limit)),
+            Some(Function::Tanh) => self.tensor(value, name, Element::I16, OUTPUT_EXPONENT, (-limit, limit)),
+            relu => {
+                let served = value == self.float.output && !self.options.i16_boundary;
+                let (element, bits, limit) = if served && self.consumers(value).next().is_none() {
+                    (Element::I32, WIDE_OUTPUT_BITS, i64::from(i32::MAX))
+                } else {
+                    let bits = self.bits(value);
+                    (Element::I16, bits, (1 << bits) - 1)
+                };
+                let minimum = if relu.is_some() { 0 } else { -limit };
+                self.tensor(value, name, element, exponent_for(bound, bits), (minimum, limit))
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Step, fused: Option<&Step>) -> Result<(), ImportError> {
+        let function = match fused.map(|fused| &fused.operation) {
+            Some(Operation::Function(function)) => Some(*function),
+            _ => None,
+        };
+        let value = fused.map_or(step.output, |fused| fused.output);
+        let inputs: Vec<usize> = step.inputs.iter().map(|&input| self.tensors[input]).collect();
+        let mut output = self.output_tensor(value, &step.name, function);
+        let operator = match &step.operation {
+            Operation::Dense { weights, bias } => {
+                let input = &self.graph.tensors[inputs[0]];
+                Operator::Dense(self.dense(step, weights, bias, input, &mut output, function)?)
+            }
+            Operation::Affine { scale, offset } => {
+                let input = &self.graph.tensors[inputs[0]];
+                Operator::Affine(affine(step, scale, offset, input, &output)?)
+            }
+            Operation::Add => Operator::Add,
+            Operation::Function(own) => {
+                output = self.output_tensor(value, &step.name, Some(*own));
+                Operator::Map(activation(Some(*own)))
+            }
+            Operation::Ensemble(ensemble) => {
+                let trees = forest::quantize(step, ensemble)?;
+                let exponent = match trees.finish {
+                    Finish::Logistic | Finish::LogisticPair => crate::spec::activation::WIDE_OUTPUT_EXPONENT,
+                    _ => trees.sum_exponent,
+                };
+                output = self.tensor(value, &step.name, Element::I64, exponent, (-(1 << 62), 1 << 62));
+                Operator::Trees(trees)
+            }
+        };
+        let source = fused.map_or(step.source.clone(), |fused| format!("{}+{}", step.source, fused.source));
+        self.tensors[value] = self.add_tensor(output);
+        self.values.push(value);
+        self.graph.nodes.push(Node {
+            name: step.name.clone(),
+            source,
+            inputs,
+            output: self.tensors[value],
+            operator,
+        });
+        Ok(())
+    }
+
+    /// Chooses a scale for each output's weights: the finest at which the weights fit 16 bits and the sum fits its
+    /// accumulator.
+    fn dense(
+        &self,
+        step: &Step,
+        weights: &[f64],
+        bias: &[f64],
+        input: &Tensor,
+        output: &mut Tensor,
+        function: Option<Function>,
+    ) -> Result<Dense, ImportError> {
+        let inputs = weights.len() / bias.len();
+        // What one unit of each element is worth, in units of the input's common scale.
+        let factor = |element: usize| power_of_two(input.exponent - input.exponent_of(element));
+        let argument = match function {
+            Some(Function::Sigmoid) => SIGMOID_INPUT_EXPONENT,
+            Some(Function::Tanh) => TANH_INPUT_EXPONENT,
+            _ => output.exponent,
+        };
+        let limit = if self.width == Width::Narrow { f64::from(i32::MAX) } else { power_of_two(61) };
+        let mut channels = Vec::with_capacity(bias.len());
+        for (weights, &bias) in weights.chunks_exact(inputs).zip(bias) {
+            let weights: Vec<f64> =
+                weights.iter().enumerate().map(|(k, weight)| weight * factor(k)).collect();
+            let largest = weights.iter().fold(0f64, |most, weight| most.max(weight.abs()));
+            // No finer than a shift can undo.
+            let longest = if self.width == Width::Narrow { 30 } else { MAX_RIGHT_SHIFT };
+            let finest = (argument + longest - input.exponent).clamp(*EXPONENTS.start(), *EXPONENTS.end());
+            let mut exponent = exponent_for(largest, 15).min(finest);
+            let channel = loop {
+                let channel = Channel::new(&weights, bias, input, exponent);
+                let shift = input.exponent + exponent - argument;
+                let half = if shift > 0 { power_of_two(shift - 1) } else { 0.0 };
+                if -channel.least <= limit && channel.largest + half <= limit {
+                    break channel;
+                }
+                exponent -= 1;
+                if exponent < *EXPONENTS.start() {
+                    let what = "its weights or bias are too large for any scale".to_owned();
+                    return Err(ImportError::Range { layer: step.name.clone(), what });
+                }
+            };
+            channels.push(channel);
+        }
+        if output.element == Element::I32 {
+            // Wide outputs keep what the sums have, and round as little as may be.
+            let coarsest = channels.iter().map(|channel| channel.exponent).min().unwrap_or(0);
+            output.exponent = output.exponent.min(input.exponent + coarsest).max(*EXPONENTS.start());
+        }
+        let exponents: Vec<i32> = channels.iter().map(|channel| channel.exponent).collect();
+        let uniform = exponents.iter().all(|&exponent| exponent == exponents[0]);
+        Ok(Dense {
+            weight_exponents: if uniform { vec![exponents[0]] } else { exponents },
+            bias: channels.iter().map(|channel| channel.bias).collect(),
+            weights: Weights::I16(channels.into_iter().flat_map(|channel| channel.weights).collect()),
+            activation: activation(function),
+        })
+    }
+}
+
+fn activation(function: Option<Function>) -> Activation {
+    match function {
+        Some(Function::Sigmoid) => Activation::Sigmoid,
+        Some(Function::Tanh) => Activation::Tanh,
+        // Relu is the lower bound of the output.
+        Some(Function::Relu) | None => Activation::None,
+    }
+}
+
+/// One output's integers at a scale, and the interval of its sum.
+struct Channel {
+    exponent: i32,
+    weights: Vec<i16>,
+    bias: i64,
+    least: f64,
+    largest: f64,
+}
+
+impl Channel {
+    fn new(weights: &[f64], bias: f64, input: &Tensor, exponent: i32) -> Channel {
+        let scale = power_of_two(exponent);
+        let weights: Vec<i16> = weights.iter().map(|weight| (weight * scale).round() as i16).collect();
+        let bias = (bias * power_of_two(input.exponent + exponent)).round();
+        let (mut least, mut largest) = (bias.min(0.0), bias.max(0.0));
+        for &weight in &weights {
+            let ends = [input.minimum, input.maximum].map(|end| f64::from(weight) * end as f64);
+            least += ends[0].min(ends[1]);
+            largest += ends[0].max(ends[1]);
+        }
+        // A bias beyond 64 bits saturates here, and its interval is refused.
+        Channel { exponent, weights, bias: bias as i64, least, largest }
+    }
+}
+
+fn affine(
+    step: &Step,
+    scale: &[f64],
+    offset: &[f64],
+    input: &Tensor,
+    output: &Tensor,
+) -> Result<Affine, ImportError> {
+    let mut affine = Affine { multipliers: Vec::new(), offsets: Vec::new(), shifts: Vec::new() };
+    for (element, (&scale, &offset)) in scale.iter().zip(offset).enumerate() {
+        let from = input.exponent_of(element);
+        // The sum is at exponent `from + fine`; at least the output's, so that the shift is to the right.
+        let least = output.exponent - from;
+        let fine = if scale == 0.0 { least } else { exponent_for(scale.abs(), MULTIPLIER_BITS) };
+        let fine = fine.clamp(least, least + MAX_RIGHT_SHIFT);
+        let multiplier = (scale * power_of_two(fine)).round();
+        let offset = (offset * power_of_two(from + fine)).round();
+        let bound = multiplier.abs() * input.bound() as f64 + offset.abs();
+        if multiplier.abs() > f64::from(i32::MAX) || bound >= power_of_two(61) {
+            let what = format!("element {element}: scale {scale} and offset do not fit the ranges seen");
+            return Err(ImportError::Range { layer: step.name.clone(), what });
+        }
+        affine.multipliers.push(multiplier as i32);
+        affine.offsets.push(offset as i64);
+        affine.shifts.push((from + fine - output.exponent) as u8);
+    }
+    Ok(affine)
+}

@@ -1,0 +1,298 @@
+//! The model file: FlatBuffers, verified before it is read.
+//!
+//! Decoding checks only that the file is what the schema says; [`super::validate`] checks what it means.
+
+use flatbuffers::{FlatBufferBuilder, Vector, VerifierOptions, WIPOffset};
+
+use super::graph::{
+    self, Activation, Affine, Dense, Element, Finish, Graph, Node, Operator, Tensor, Trees, Weights,
+};
+use super::schema::haca::model as schema;
+use super::{Calibration, LoadError};
+
+/// Version of the file's meaning; a reader refuses any other.
+pub(crate) const VERSION: u16 = 1;
+
+/// Larger files are refused before they are looked at; also the limit of FlatBuffers' offsets.
+pub(crate) const MAX_FILE: usize = 1 << 30;
+
+/// What a file says beside its graph.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Metadata {
+    pub(crate) name: String,
+    pub(crate) producer: String,
+    pub(crate) source_digest: [u8; 32],
+    pub(crate) calibration: Calibration,
+}
+
+pub(crate) fn encode(graph: &Graph, metadata: &Metadata) -> Vec<u8> {
+    let mut builder = FlatBufferBuilder::new();
+    let b = &mut builder;
+    let tensors: Vec<_> = graph.tensors.iter().map(|tensor| encode_tensor(b, tensor)).collect();
+    let nodes: Vec<_> = graph.nodes.iter().map(|node| encode_node(b, node)).collect();
+    let calibration = &metadata.calibration;
+    let calibration = schema::Calibration::create(
+        b,
+        &schema::CalibrationArgs {
+            rows: calibration.rows,
+            max_error: calibration.max_error,
+            mean_error: calibration.mean_error,
+            range: calibration.range,
+        },
+    );
+    let arguments = schema::ModelArgs {
+        version: VERSION,
+        name: Some(b.create_string(&metadata.name)),
+        producer: Some(b.create_string(&metadata.producer)),
+        source_digest: Some(b.create_vector(&metadata.source_digest)),
+        tensors: Some(b.create_vector(&tensors)),
+        nodes: Some(b.create_vector(&nodes)),
+        input: graph.input as u32,
+        output: graph.output as u32,
+        calibration: Some(calibration),
+    };
+    let model = schema::Model::create(b, &arguments);
+    schema::finish_model_buffer(b, model);
+    builder.finished_data().to_vec()
+}
+
+fn encode_tensor<'a>(b: &mut FlatBufferBuilder<'a>, tensor: &Tensor) -> WIPOffset<schema::Tensor<'a>> {
+    let exponents = (!tensor.exponents.is_empty()).then(|| narrow(&tensor.exponents));
+    let arguments = schema::TensorArgs {
+        name: Some(b.create_string(&tensor.name)),
+        shape: Some(b.create_vector(&tensor.shape)),
+        element: match tensor.element {
+            Element::I16 => schema::Element::I16,
+            Element::I32 => schema::Element::I32,
+            Element::I64 => schema::Element::I64,
+            Element::Key => schema::Element::Key,
+        },
+        exponent: tensor.exponent as i16,
+        exponents: exponents.map(|exponents| b.create_vector(&exponents)),
+        minimum: tensor.minimum,
+        maximum: tensor.maximum,
+    };
+    schema::Tensor::create(b, &arguments)
+}
+
+/// Exponents lie within `EXPONENTS`, far inside an `i16`.
+fn narrow(exponents: &[i32]) -> Vec<i16> {
+    exponents.iter().map(|&exponent| exponent as i16).collect()
+}
+
+fn encode_activation(activation: Activation) -> schema::Activation {
+    match activation {
+        Activation::None => schema::Activation::None,
+        Activation::Sigmoid => schema::Activation::Sigmoid,
+        Activation::Tanh => schema::Activation::Tanh,
+    }
+}
+
+fn encode_node<'a>(b: &mut FlatBufferBuilder<'a>, node: &Node) -> WIPOffset<schema::Node<'a>> {
+    let (kind, operator) = match &node.operator {
+        Operator::Dense(dense) => {
+            let (weights8, weights16) = match &dense.weights {
+                Weights::I8(values) => (Some(b.create_vector(values)), None),
+                Weights::I16(values) => (None, Some(b.create_vector(values))),
+            };
+            let arguments = schema::DenseArgs {
+                weights8,
+                weights16,
+                weight_exponents: Some(b.create_vector(&narrow(&dense.weight_exponents))),
+                bias: Some(b.create_vector(&dense.bias)),
+                activation: encode_activation(dense.activation),
+            };
+            (schema::Operator::Dense, schema::Dense::create(b, &arguments).as_union_value())
+        }
+        Operator::Affine(affine) => {
+            let arguments = schema::AffineArgs {
+                multipliers: Some(b.create_vector(&affine.multipliers)),
+                offsets: Some(b.create_vector(&affine.offsets)),
+                shifts: Some(b.create_vector(&affine.shifts)),
+            };
+            (schema::Operator::Affine, schema::Affine::create(b, &arguments).as_union_value())
+        }
+        Operator::Add => {
+            (schema::Operator::Add, schema::Add::create(b, &schema::AddArgs {}).as_union_value())
+        }
+        Operator::Map(activation) => {
+            let arguments = schema::MapArgs { activation: encode_activation(*activation) };
+            (schema::Operator::Map, schema::Map::create(b, &arguments).as_union_value())
+        }
+        Operator::Trees(trees) => (schema::Operator::Trees, encode_trees(b, trees).as_union_value()),
+    };
+    let inputs: Vec<u32> = node.inputs.iter().map(|&input| input as u32).collect();
+    let arguments = schema::NodeArgs {
+        name: Some(b.create_string(&node.name)),
+        source: Some(b.create_string(&node.source)),
+        inputs: Some(b.create_vector(&inputs)),
+        output: node.output as u32,
+        operator_type: kind,
+        operator: Some(operator),
+    };
+    schema::Node::create(b, &arguments)
+}
+
+fn encode_trees<'a>(b: &mut FlatBufferBuilder<'a>, trees: &Trees) -> WIPOffset<schema::Trees<'a>> {
+    let arguments = schema::TreesArgs {
+        tree_nodes: Some(b.create_vector(&trees.tree_nodes)),
+        roots: Some(b.create_vector(&trees.roots)),
+        features: Some(b.create_vector(&trees.features)),
+        thresholds: Some(b.create_vector(&trees.thresholds)),
+        when_true: Some(b.create_vector(&trees.when_true)),
+        when_false: Some(b.create_vector(&trees.when_false)),
+        leaf_entries: Some(b.create_vector(&trees.leaf_entries)),
+        entry_targets: Some(b.create_vector(&trees.entry_targets)),
+        entry_values: Some(b.create_vector(&trees.entry_values)),
+        base: Some(b.create_vector(&trees.base)),
+        sum_exponent: trees.sum_exponent as i16,
+        finish: match trees.finish {
+            Finish::Sum => schema::Finish::Sum,
+            Finish::Complement => schema::Finish::Complement,
+            Finish::Negate => schema::Finish::Negate,
+            Finish::Logistic => schema::Finish::Logistic,
+            Finish::LogisticPair => schema::Finish::LogisticPair,
+        },
+    };
+    schema::Trees::create(b, &arguments)
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<(Graph, Metadata), LoadError> {
+    if bytes.len() > MAX_FILE {
+        return Err(LoadError::TooLarge { size: bytes.len() });
+    }
+    if bytes.len() < 8 || !schema::model_buffer_has_identifier(bytes) {
+        return Err(LoadError::NotAModel);
+    }
+    // Tensors and nodes are limited by `validate`; each takes at most three tables. The apparent size counts what is
+    // pointed at twice twice: it keeps a small file from decoding to a large graph.
+    let options = VerifierOptions {
+        max_tables: 1 << 17,
+        max_apparent_size: 2 * bytes.len() + (1 << 16),
+        ..Default::default()
+    };
+    let model = schema::root_as_model_with_opts(&options, bytes)
+        .map_err(|error| LoadError::Malformed(error.to_string()))?;
+    if model.version() != VERSION {
+        return Err(LoadError::Version { found: model.version() });
+    }
+    let tensors = model.tensors().into_iter().flatten().map(decode_tensor).collect::<Result<_, _>>()?;
+    let nodes = model.nodes().into_iter().flatten().map(decode_node).collect::<Result<_, _>>()?;
+    let graph = Graph { tensors, nodes, input: model.input() as usize, output: model.output() as usize };
+    let calibration = model.calibration().map_or_else(Calibration::default, |calibration| Calibration {
+        rows: calibration.rows(),
+        max_error: calibration.max_error(),
+        mean_error: calibration.mean_error(),
+        range: calibration.range(),
+    });
+    let digest = model.source_digest().map_or(&[][..], |digest| digest.bytes());
+    let metadata = Metadata {
+        name: model.name().unwrap_or_default().to_owned(),
+        producer: model.producer().unwrap_or_default().to_owned(),
+        source_digest: digest
+            .try_into()
+            .map_err(|_| LoadError::Malformed("source digest is not 32 bytes".into()))?,
+        calibration,
+    };
+    Ok((graph, metadata))
+}
+
+/// The elements of a vector; an absent one is empty.
+fn list<'a, T: flatbuffers::Follow<'a, Inner = T> + 'a>(vector: Option<Vector<'a, T>>) -> Vec<T> {
+    vector.into_iter().flatten().collect()
+}
+
+fn widen(exponents: Option<Vector<'_, i16>>) -> Vec<i32> {
+    exponents.into_iter().flatten().map(i32::from).collect()
+}
+
+fn decode_tensor(tensor: schema::Tensor<'_>) -> Result<Tensor, LoadError> {
+    Ok(Tensor {
+        name: tensor.name().unwrap_or_default().to_owned(),
+        shape: list(tensor.shape()),
+        element: match tensor.element() {
+            schema::Element::I16 => Element::I16,
+            schema::Element::I32 => Element::I32,
+            schema::Element::I64 => Element::I64,
+            schema::Element::Key => Element::Key,
+            other => return Err(LoadError::Malformed(format!("unknown element type {}", other.0))),
+        },
+        exponent: tensor.exponent().into(),
+        exponents: widen(tensor.exponents()),
+        minimum: tensor.minimum(),
+        maximum: tensor.maximum(),
+    })
+}
+
+fn decode_activation(activation: schema::Activation) -> Result<Activation, LoadError> {
+    match activation {
+        schema::Activation::None => Ok(Activation::None),
+        schema::Activation::Sigmoid => Ok(Activation::Sigmoid),
+        schema::Activation::Tanh => Ok(Activation::Tanh),
+        other => Err(LoadError::Malformed(format!("unknown activation {}", other.0))),
+    }
+}
+
+fn decode_node(node: schema::Node<'_>) -> Result<Node, LoadError> {
+    let operator = if let Some(dense) = node.operator_as_dense() {
+        Operator::Dense(Dense {
+            weights: match (dense.weights8(), dense.weights16()) {
+                (Some(values), None) => Weights::I8(list(Some(values))),
+                (None, Some(values)) => Weights::I16(list(Some(values))),
+                _ => {
+                    return Err(LoadError::Malformed(
+                        "a dense layer needs weights of exactly one width".into(),
+                    ));
+                }
+            },
+            weight_exponents: widen(dense.weight_exponents()),
+            bias: list(dense.bias()),
+            activation: decode_activation(dense.activation())?,
+        })
+    } else if let Some(affine) = node.operator_as_affine() {
+        Operator::Affine(Affine {
+            multipliers: list(affine.multipliers()),
+            offsets: list(affine.offsets()),
+            shifts: list(affine.shifts()),
+        })
+    } else if node.operator_as_add().is_some() {
+        Operator::Add
+    } else if let Some(map) = node.operator_as_map() {
+        Operator::Map(decode_activation(map.activation())?)
+    } else if let Some(trees) = node.operator_as_trees() {
+        Operator::Trees(decode_trees(trees)?)
+    } else {
+        return Err(LoadError::Malformed(format!("unknown operator {}", node.operator_type().0)));
+    };
+    Ok(graph::Node {
+        name: node.name().unwrap_or_default().to_owned(),
+        source: node.source().unwrap_or_default().to_owned(),
+        inputs: node.inputs().into_iter().flatten().map(|input| input as usize).collect(),
+        output: node.output() as usize,
+        operator,
+    })
+}
+
+fn decode_trees(trees: schema::Trees<'_>) -> Result<Trees, LoadError> {
+    Ok(Trees {
+        tree_nodes: list(trees.tree_nodes()),
+        roots: list(trees.roots()),
+        features: list(trees.features()),
+        thresholds: list(trees.thresholds()),
+        when_true: list(trees.when_true()),
+        when_false: list(trees.when_false()),
+        leaf_entries: list(trees.leaf_entries()),
+        entry_targets: list(trees.entry_targets()),
+        entry_values: list(trees.entry_values()),
+        base: list(trees.base()),
+        sum_exponent: trees.sum_exponent().into(),
+        finish: match trees.finish() {
+            schema::Finish::Sum => Finish::Sum,
+            schema::Finish::Complement => Finish::Complement,
+            schema::Finish::Negate => Finish::Negate,
+            schema::Finish::Logistic => Finish::Logistic,
+            schema::Finish::LogisticPair => Finish::LogisticPair,
+            other => return Err(LoadError::Malformed(format!("unknown finish {}", other.0))),
+        },
+    })
+}

@@ -1,0 +1,208 @@
+//! The fixed-point graph: what a model file says, as plain data.
+//!
+//! The importer builds one, the file holds one, [`super::validate`] proves one. Executors see proven graphs only.
+
+use crate::spec::activation;
+
+/// Storage and meaning of a tensor's integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    I16,
+    I32,
+    I64,
+    /// [`crate::spec::rounding::key`] of a float32.
+    Key,
+}
+
+/// One row of values; the batch dimension is not part of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<u32>,
+    pub(crate) element: Element,
+    /// Value = integer · 2^-exponent.
+    pub(crate) exponent: i32,
+    /// The model's input may convert each element at an exponent of its own; the factor between that and `exponent`
+    /// is then part of the consumer's constants.
+    pub(crate) exponents: Vec<i32>,
+    /// Every element lies in `minimum..=maximum`: requantisation saturates there.
+    pub(crate) minimum: i64,
+    pub(crate) maximum: i64,
+}
+
+impl Tensor {
+    pub(crate) fn len(&self) -> usize {
+        self.shape.iter().map(|&dimension| dimension as usize).product()
+    }
+
+    pub(crate) fn exponent_of(&self, element: usize) -> i32 {
+        self.exponents.get(element).copied().unwrap_or(self.exponent)
+    }
+
+    pub(crate) fn bound(&self) -> u64 {
+        self.minimum.unsigned_abs().max(self.maximum.unsigned_abs())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    None,
+    Sigmoid,
+    Tanh,
+}
+
+impl Activation {
+    /// Exponent and bounds of the requantised value that goes into the activation on its way to `output`.
+    pub(crate) fn argument(self, output: &Tensor) -> (i32, i64, i64) {
+        let i16_range = (i64::from(i16::MIN), i64::from(i16::MAX));
+        match self {
+            Activation::None => (output.exponent, output.minimum, output.maximum),
+            Activation::Sigmoid => (activation::SIGMOID_INPUT_EXPONENT, i16_range.0, i16_range.1),
+            Activation::Tanh => (activation::TANH_INPUT_EXPONENT, i16_range.0, i16_range.1),
+        }
+    }
+
+    /// Applies the activation to a requantised value.
+    pub(crate) fn apply(self, value: i64) -> i64 {
+        match self {
+            Activation::None => value,
+            Activation::Sigmoid => activation::sigmoid(value as i16).into(),
+            Activation::Tanh => activation::tanh(value as i16).into(),
+        }
+    }
+}
+
+/// Row-major `[outputs, inputs]`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Weights {
+    I8(Vec<i8>),
+    I16(Vec<i16>),
+}
+
+impl Weights {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Weights::I8(values) => values.len(),
+            Weights::I16(values) => values.len(),
+        }
+    }
+
+    pub(crate) fn get(&self, index: usize) -> i16 {
+        match self {
+            Weights::I8(values) => values[index].into(),
+            Weights::I16(values) => values[index],
+        }
+    }
+
+    pub(crate) fn bits(&self) -> u32 {
+        match self {
+            Weights::I8(_) => 8,
+            Weights::I16(_) => 16,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Dense {
+    pub(crate) weights: Weights,
+    /// One, or one for each output.
+    pub(crate) weight_exponents: Vec<i32>,
+    pub(crate) bias: Vec<i64>,
+    pub(crate) activation: Activation,
+}
+
+impl Dense {
+    pub(crate) fn weight_exponent(&self, output: usize) -> i32 {
+        self.weight_exponents[if self.weight_exponents.len() == 1 { 0 } else { output }]
+    }
+}
+
+/// Elementwise `x · multiplier + offset`, then a rounding shift to the right.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Affine {
+    pub(crate) multipliers: Vec<i32>,
+    pub(crate) offsets: Vec<i64>,
+    pub(crate) shifts: Vec<u8>,
+}
+
+/// What an ensemble does to its leaf sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// The sums themselves.
+    Sum,
+    /// Of one sum `s`: `1 - s, s`.
+    Complement,
+    /// Of one sum `s`: `-s, s`.
+    Negate,
+    /// Sigmoid of each sum.
+    Logistic,
+    /// Of one sum `s`: `sigmoid(-s), sigmoid(s)`.
+    LogisticPair,
+}
+
+impl Finish {
+    /// Elements of the result for `targets` sums.
+    pub(crate) fn outputs(self, targets: usize) -> usize {
+        match self {
+            Finish::Sum | Finish::Logistic => targets,
+            Finish::Complement | Finish::Negate | Finish::LogisticPair => 2 * targets,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Trees {
+    /// First node of each tree, then the number of nodes.
+    pub(crate) tree_nodes: Vec<u32>,
+    /// A node's absolute index, or `!leaf`; likewise the children.
+    pub(crate) roots: Vec<i32>,
+    pub(crate) features: Vec<u32>,
+    pub(crate) thresholds: Vec<i32>,
+    pub(crate) when_true: Vec<i32>,
+    pub(crate) when_false: Vec<i32>,
+    /// First entry of each leaf, then the number of entries.
+    pub(crate) leaf_entries: Vec<u32>,
+    pub(crate) entry_targets: Vec<u16>,
+    pub(crate) entry_values: Vec<i32>,
+    pub(crate) base: Vec<i64>,
+    pub(crate) sum_exponent: i32,
+    pub(crate) finish: Finish,
+}
+
+impl Trees {
+    pub(crate) fn trees(&self) -> usize {
+        self.roots.len()
+    }
+
+    pub(crate) fn leaves(&self) -> usize {
+        self.leaf_entries.len().saturating_sub(1)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Operator {
+    Dense(Dense),
+    Affine(Affine),
+    Add,
+    Map(Activation),
+    Trees(Trees),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    /// Operators of the source graph that became this node.
+    pub(crate) source: String,
+    pub(crate) inputs: Vec<usize>,
+    pub(crate) output: usize,
+    pub(crate) operator: Operator,
+}
+
+/// A graph in order of execution. The input tensor has no producer; every other tensor has one, before its use.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Graph {
+    pub(crate) tensors: Vec<Tensor>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+}
