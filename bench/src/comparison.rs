@@ -120,8 +120,7 @@ impl Comparison<'_> {
         }
         progress.finish_and_clear();
         let names: Vec<&str> = servers.iter().map(|&server| name(server)).collect();
-        let rows: Vec<Row> =
-            self.cases.iter().flat_map(|&case| self.rows(case, &names, &results)).collect();
+        let rows: Vec<Row> = self.cases.iter().flat_map(|&case| self.rows(case, &names, &results)).collect();
         println!("{}\n{}\n", report::table(&rows), self.footnote);
         println!("{}\n{LOAD_FOOTNOTE}", self.load_table(&names, &results));
         self.options.json.as_deref().map_or(Ok(()), |path| report::write_json_lines(path, &rows))

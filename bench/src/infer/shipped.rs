@@ -24,9 +24,10 @@ impl Shipped {
         let reference = npy::parse(REFERENCE).context("bench/models/mlp_reference.npy")?;
         let fit = input.rows() == reference.rows() && input.rows() > 0;
         anyhow::ensure!(fit, "bench/models: there must be one reference for each input; run train.py again");
-        let (least, most) = reference.data.iter().fold((f32::MAX, f32::MIN), |(least, most), value| {
-            (least.min(*value), most.max(*value))
-        });
+        let (least, most) = reference
+            .data
+            .iter()
+            .fold((f32::MAX, f32::MIN), |(least, most), value| (least.min(*value), most.max(*value)));
         Ok(Self { input, reference, tolerance: tolerance * (most - least) })
     }
 

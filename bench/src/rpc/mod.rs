@@ -1,7 +1,7 @@
 //! The comparison `rpc`: a 64-byte echo over each implementation, with one client for all.
 
-mod case;
-mod client;
+pub(crate) mod case;
+pub(crate) mod client;
 mod message;
 mod ring;
 pub(crate) mod serve;

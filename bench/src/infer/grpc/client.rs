@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -51,7 +52,7 @@ impl<'a> Client<'a> {
 }
 
 impl client::Client for Client<'_> {
-    fn receive(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
+    fn receive(&mut self, _now: Instant, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
         let mut any = false;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let Some(received) = lane.read(&mut self.buffer)? else { continue };
@@ -76,7 +77,7 @@ impl client::Client for Client<'_> {
         Ok(self.lanes[issue.lane].connection.call(asked, &self.requests[row])?)
     }
 
-    fn flush(&mut self, _clock: Clock, _generator: &mut Generator) -> anyhow::Result<bool> {
+    fn flush(&mut self, _now: Instant) -> anyhow::Result<bool> {
         self.lanes.iter_mut().try_fold(false, |any, lane| Ok(any | lane.flush()?))
     }
 
@@ -145,7 +146,7 @@ impl Lane {
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::load::{Measured, Pace, Plan};
@@ -181,11 +182,11 @@ mod tests {
         let mut client = Client::connect(server, lanes, &shipped)?;
         let clock = Clock { start: Instant::now() };
         while !generator.is_over(clock.now()) {
-            client.receive(clock, &mut generator)?;
+            client.receive(Instant::now(), clock, &mut generator)?;
             while let Some(issue) = generator.next(clock.now()) {
                 client.start(issue, clock.now())?;
             }
-            client.flush(clock, &mut generator)?;
+            client.flush(Instant::now())?;
         }
         client.give_up(clock.now(), &mut generator);
         Ok(generator.finish(clock.now()))

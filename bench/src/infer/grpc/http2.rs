@@ -235,7 +235,7 @@ impl<T> Connection<T> {
 
     /// The call on `stream`, if it is still waiting for its answer.
     fn waiting(&mut self, stream: u32) -> Option<&mut Call<T>> {
-        if stream % 2 == 0 {
+        if stream.is_multiple_of(2) {
             return None;
         }
         let position = stream.checked_sub(self.oldest)? / 2;
@@ -246,7 +246,9 @@ impl<T> Connection<T> {
         let Some(call) = self.waiting(stream) else { return Ok(()) };
         let message = match call.message.split_first_chunk::<MESSAGE_PREFIX>() {
             None if call.message.is_empty() => return Err(Http2Error::Refused),
-            Some(([0, length @ ..], message)) if u32::from_be_bytes(*length) as usize == message.len() => message,
+            Some(([0, length @ ..], message)) if u32::from_be_bytes(*length) as usize == message.len() => {
+                message
+            }
             _ => return Err(Http2Error::BadMessage),
         };
         if let Some(token) = call.token.take() {
@@ -268,7 +270,9 @@ impl<T> Connection<T> {
         for entry in entries {
             let value = u32::from_be_bytes([entry[2], entry[3], entry[4], entry[5]]);
             match u16::from_be_bytes([entry[0], entry[1]]) {
-                setting::HEADER_TABLE_SIZE if value < TABLE_NEEDED => return Err(Http2Error::SmallTable(value)),
+                setting::HEADER_TABLE_SIZE if value < TABLE_NEEDED => {
+                    return Err(Http2Error::SmallTable(value));
+                }
                 setting::INITIAL_WINDOW_SIZE => self.stream_window = value.into(),
                 _ => {}
             }
@@ -317,8 +321,7 @@ fn window_update(out: &mut Vec<u8>, more: u32) {
 const METHOD_POST: u8 = 0x80 | 3;
 const SCHEME_HTTP: u8 = 0x80 | 6;
 /// The four headers that [`literal_headers`] added, newest first from index 62 on (HPACK, section 2.3.3).
-const INDEXED_HEADERS: [u8; 6] =
-    [METHOD_POST, SCHEME_HTTP, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62];
+const INDEXED_HEADERS: [u8; 6] = [METHOD_POST, SCHEME_HTTP, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62];
 /// More than the table needs for them: 32 bytes each and their text (HPACK, section 4.1).
 const TABLE_NEEDED: u32 = 512;
 
@@ -435,10 +438,8 @@ mod tests {
         let mut connection = connection();
         let bytes = [frame(frame::SETTINGS, 0, 0, &[]), frame(frame::PING, 0, 0, b"12345678")].concat();
         receive(&mut connection, &bytes).unwrap();
-        let expected = [
-            frame(frame::SETTINGS, flag::ACK, 0, &[]),
-            frame(frame::PING, flag::ACK, 0, b"12345678"),
-        ];
+        let expected =
+            [frame(frame::SETTINGS, flag::ACK, 0, &[]), frame(frame::PING, flag::ACK, 0, b"12345678")];
         assert_eq!(*connection.outgoing(), expected.concat());
     }
 

@@ -32,7 +32,11 @@ const QUEUE: usize = 4096;
 ///
 /// # Errors
 /// When the listener breaks.
-pub(in super::super) async fn serve<F>(listener: TcpListener, columns: usize, execute: F) -> anyhow::Result<()>
+pub(in super::super) async fn serve<F>(
+    listener: TcpListener,
+    columns: usize,
+    execute: F,
+) -> anyhow::Result<()>
 where
     F: FnMut(&[f32]) -> anyhow::Result<Vec<f32>> + Send + 'static,
 {
@@ -41,7 +45,8 @@ where
     let (queue, calls) = mpsc::channel(QUEUE);
     tokio::spawn(run_batches(calls, columns, execute));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = Server::builder().add_service(Inference { columns, queue }).serve_with_incoming(incoming).await;
+    let served =
+        Server::builder().add_service(Inference { columns, queue }).serve_with_incoming(incoming).await;
     served.context("the gRPC server broke")
 }
 
