@@ -1,0 +1,105 @@
+//! The ring from one shard to the committer, and how the committer is woken.
+//!
+//! Each ring has one producer, owned by a shard's thread, and one consumer, owned by the committer's. A push copies
+//! 264 bytes into memory that was allocated when the log opened. The only system call a shard can make here is the
+//! one that wakes a committer that sleeps.
+
+use crate::LeafBytes;
+use crate::shared::RingPositions;
+use rtrb::{Consumer, Producer, RingBuffer};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+
+/// The ring is full. The shard admits no more requests than [`Appender::free`] allows, so it does not see this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the ring to the settlement log is full; check free() before admitting a batch")]
+pub struct Full;
+
+/// A shard's end of its ring to the log. Never blocks and never allocates.
+pub struct Appender {
+    ring: Producer<LeafBytes>,
+    /// Leaves appended since the log opened.
+    appended: u64,
+    index: usize,
+    positions: Arc<[RingPositions]>,
+    waker: Arc<Waker>,
+}
+
+impl Appender {
+    pub(crate) fn new(
+        capacity: usize,
+        index: usize,
+        positions: Arc<[RingPositions]>,
+        waker: Arc<Waker>,
+    ) -> (Self, Consumer<LeafBytes>) {
+        let (ring, consumer) = RingBuffer::new(capacity);
+        (Self { ring, appended: 0, index, positions, waker }, consumer)
+    }
+
+    /// Leaves that can be appended now; zero once the log is closed. A shard admits no batch larger than this.
+    pub fn free(&mut self) -> usize {
+        if self.ring.is_abandoned() { 0 } else { self.ring.slots() }
+    }
+
+    /// Hands a leaf to the log. The committer may not notice before [`Appender::wake`].
+    ///
+    /// # Errors
+    /// [`Full`] if [`Appender::free`] is zero; the leaf is not taken.
+    pub fn append(&mut self, leaf: &LeafBytes) -> Result<(), Full> {
+        self.ring.push(*leaf).map_err(|_| Full)?;
+        self.appended += 1;
+        // Whoever asks for this leaf's receipt after its response has left must see it counted.
+        self.positions[self.index].appended.store(self.appended, Ordering::Release);
+        Ok(())
+    }
+
+    /// Wakes the committer if it sleeps; called once after the leaves of a batch. One fence and one load if not.
+    pub fn wake(&mut self) {
+        self.waker.wake();
+    }
+}
+
+impl std::fmt::Debug for Appender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Appender").field("ring", &self.index).field("appended", &self.appended).finish()
+    }
+}
+
+/// Parks and wakes the committer without losing a wake-up.
+///
+/// The committer announces that it parks, then looks at the rings once more; a shard publishes its leaf, then looks
+/// whether the committer has announced itself. The fences order each side's write before its read, so at least one
+/// of them sees the other.
+#[derive(Debug, Default)]
+pub(crate) struct Waker {
+    parked: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Waker {
+    /// Names the thread to wake. Called by that thread before it first parks.
+    pub(crate) fn attach(&self) {
+        self.thread.set(std::thread::current()).expect("only the one committer attaches, and once");
+    }
+
+    pub(crate) fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.parked.load(Ordering::Relaxed)
+            && self.parked.swap(false, Ordering::Relaxed)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Parks unless `ready` says that there is something to do. May return for no reason, as parking does.
+    pub(crate) fn park_unless(&self, ready: impl FnOnce() -> bool) {
+        self.parked.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !ready() {
+            std::thread::park();
+        }
+        self.parked.store(false, Ordering::Relaxed);
+    }
+}

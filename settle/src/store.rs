@@ -1,0 +1,231 @@
+//! The LSM store under the log: three keyspaces, written together or not at all.
+//!
+//! | keyspace | key | value |
+//! |---|---|---|
+//! | `leaves` | index, big-endian | the leaf |
+//! | `ids` | request id | index, big-endian |
+//! | `tiles` | level, index big-endian | 256 nodes |
+//!
+//! Memory is bounded by [`StoreLimits`]. Calls block for as long as the disk does: no shard comes here.
+
+use crate::LeafBytes;
+use crate::error::{ReadError, StoreError};
+use crate::tree::{CompleteTile, TILE_BYTES, TILE_WIDTH};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use haca_wire::merkle::leaf_hash;
+use haca_wire::{Digest, RequestId};
+use std::path::Path;
+use std::time::Duration;
+
+/// What the store may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoreLimits {
+    /// Blocks of the store's files kept in memory, bytes.
+    pub(crate) cache_bytes: u64,
+    /// Entries not yet written to sorted files: of each keyspace up to four times its share of this, bytes.
+    pub(crate) write_buffer_bytes: u64,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        Self { cache_bytes: 32 << 20, write_buffer_bytes: 24 << 20 }
+    }
+}
+
+impl StoreLimits {
+    /// Upper bound of what the store holds in memory: the cache, and per keyspace one active and
+    /// [`MAX_FLUSHES`] + 1 sealed write buffers.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.cache_bytes + self.write_buffer_bytes * (MAX_FLUSHES as u64 + 2)
+    }
+}
+
+/// One group of new entries.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    /// Index of the first leaf.
+    pub(crate) first: u64,
+    pub(crate) leaves: Vec<LeafBytes>,
+    pub(crate) tiles: Vec<CompleteTile>,
+}
+
+/// The open store. Its files are closed when it is dropped.
+pub(crate) struct Store {
+    database: Database,
+    leaves: Keyspace,
+    ids: Keyspace,
+    tiles: Keyspace,
+}
+
+impl Store {
+    /// Opens the store, or creates it.
+    pub(crate) fn open(dir: &Path, limits: &StoreLimits) -> Result<Self, StoreError> {
+        let database = Database::builder(dir)
+            .cache_size(limits.cache_bytes)
+            .worker_threads(WORKERS)
+            .max_journaling_size(MAX_JOURNAL_BYTES)
+            // Leaves and tiles are hashes for the most part, which do not compress.
+            .journal_compression(fjall::CompressionType::None)
+            .open()
+            .map_err(during("opening the store"))?;
+        let keyspace = |name, share: u64| {
+            let bytes = (limits.write_buffer_bytes / share).max(MIN_WRITE_BUFFER);
+            database
+                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(bytes))
+                .map_err(during("opening a keyspace"))
+        };
+        // An entry takes about 300 bytes in `leaves`, 60 in `ids` and 32 in `tiles`; equal shares of the time to fill.
+        let leaves = keyspace("leaves", 2)?;
+        let ids = keyspace("ids", 4)?;
+        let tiles = keyspace("tiles", 8)?;
+        Ok(Self { database, leaves, ids, tiles })
+    }
+
+    /// How many leaves there are.
+    pub(crate) fn len(&self) -> Result<u64, StoreError> {
+        let Some(last) = self.leaves.last_key_value() else { return Ok(0) };
+        let key = last.key().map_err(during("reading the last leaf's key"))?;
+        Ok(1 + parse_index(&key, "leaf key")?)
+    }
+
+    /// Writes the group. When it returns `Ok`, fsync has returned: the group is durable. After an error it may be
+    /// there whole or not at all, and the store must be opened again; writing the same group again is harmless.
+    pub(crate) fn commit(&self, group: &Group) -> Result<(), StoreError> {
+        self.wait_for_flushes()?;
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        for (index, leaf) in (group.first..).zip(&group.leaves) {
+            let index = index.to_be_bytes();
+            batch.insert(&self.leaves, index, &leaf[..]);
+            batch.insert(&self.ids, request_id(leaf).0, index);
+        }
+        for tile in &group.tiles {
+            batch.insert(&self.tiles, tile_key(tile.level, tile.index), tile_bytes(&tile.nodes));
+        }
+        batch.commit().map_err(during("committing a group"))
+    }
+
+    /// Waits until the store's worker has caught up.
+    ///
+    /// fjall 3.1.13 itself waits inside a commit while four write buffers of a keyspace are sealed, and waits for
+    /// ever if its worker has died, as it does on a full disk. Waiting here, where a dead worker is noticed, keeps it
+    /// from coming to that.
+    fn wait_for_flushes(&self) -> Result<(), StoreError> {
+        while self.database.outstanding_flushes() >= MAX_FLUSHES
+            || self.leaves.l0_table_count() >= MAX_L0_TABLES
+            || self.ids.l0_table_count() >= MAX_L0_TABLES
+        {
+            // Fails once the worker has died.
+            self.database.persist(PersistMode::Buffer).map_err(during("waiting for the store's worker"))?;
+            std::thread::sleep(FLUSH_POLL);
+        }
+        Ok(())
+    }
+
+    /// The leaf at `index`, durable or not.
+    pub(crate) fn leaf(&self, index: u64) -> Result<Option<LeafBytes>, StoreError> {
+        let found = self.leaves.get(index.to_be_bytes()).map_err(during("reading a leaf"))?;
+        found.map(|bytes| bytes[..].try_into().map_err(|_| malformed("leaf"))).transpose()
+    }
+
+    /// The hash of the leaf at `index`, which must be there.
+    pub(crate) fn leaf_hash(&self, index: u64) -> Result<Digest, ReadError> {
+        let leaf = self.leaf(index)?;
+        leaf.map(|leaf| leaf_hash(&leaf)).ok_or(ReadError::MissingLeaf { index })
+    }
+
+    /// All leaves from `first` on, in order.
+    pub(crate) fn leaves_from(
+        &self,
+        first: u64,
+    ) -> impl Iterator<Item = Result<(u64, LeafBytes), StoreError>> {
+        self.leaves.range(first.to_be_bytes()..).map(|entry| {
+            let (key, value) = entry.into_inner().map_err(during("reading leaves"))?;
+            let leaf = value[..].try_into().map_err(|_| malformed("leaf"))?;
+            Ok((parse_index(&key, "leaf key")?, leaf))
+        })
+    }
+
+    /// Where the leaf of a request is, durable or not.
+    pub(crate) fn index_of(&self, id: &RequestId) -> Result<Option<u64>, StoreError> {
+        let found = self.ids.get(id.0).map_err(during("reading a request id"))?;
+        found.map(|bytes| parse_index(&bytes, "index of a request id")).transpose()
+    }
+
+    /// The nodes of a complete tile.
+    pub(crate) fn tile(
+        &self,
+        level: u8,
+        index: u64,
+    ) -> Result<impl Iterator<Item = Digest> + use<>, ReadError> {
+        let found = self.tiles.get(tile_key(level, index)).map_err(during("reading a tile"))?;
+        let bytes = found.ok_or(ReadError::MissingTile { level, index })?;
+        if bytes.len() != TILE_BYTES {
+            return Err(malformed("tile").into());
+        }
+        Ok((0..TILE_WIDTH).map(move |at| {
+            let node = &bytes[at * Digest::LEN..(at + 1) * Digest::LEN];
+            Digest::from_slice(node).expect("a node of a tile has 32 bytes")
+        }))
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.database.disk_space().unwrap_or(0)
+    }
+}
+
+/// The request id in an encoded leaf; see the layout in [`haca_wire::leaf`].
+pub(crate) fn request_id(leaf: &LeafBytes) -> RequestId {
+    RequestId::from_slice(&leaf[8..24]).expect("16 bytes make a request id")
+}
+
+fn tile_key(level: u8, index: u64) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[0] = level;
+    key[1..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+fn tile_bytes(nodes: &[Digest]) -> Vec<u8> {
+    assert_eq!(nodes.len(), TILE_WIDTH, "only complete tiles are stored");
+    nodes.iter().flat_map(|node| node.0).collect()
+}
+
+fn parse_index(bytes: &[u8], what: &'static str) -> Result<u64, StoreError> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| malformed(what))
+}
+
+fn during(what: &'static str) -> impl Fn(fjall::Error) -> StoreError {
+    move |source| StoreError { what, source }
+}
+
+fn malformed(what: &'static str) -> StoreError {
+    let source =
+        std::io::Error::new(std::io::ErrorKind::InvalidData, "has not the length it was written with");
+    StoreError { what, source: source.into() }
+}
+
+/// One worker flushes and compacts: the log shares its machine with shards that have cores of their own.
+const WORKERS: usize = 1;
+/// Journals are replayed when the log opens, so this bounds how long that takes: about half a second.
+const MAX_JOURNAL_BYTES: u64 = 128 << 20;
+/// Sealed write buffers that may wait to be flushed; with the one in work, fewer than fjall's own limit of four.
+const MAX_FLUSHES: usize = 2;
+/// Unsorted tables above which commits wait for compaction; fjall slows down at 20 runs and halts at 30.
+const MAX_L0_TABLES: usize = 16;
+const MIN_WRITE_BUFFER: u64 = 1 << 20;
+const FLUSH_POLL: Duration = Duration::from_millis(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_id_lies_where_the_leaf_says() {
+        let mut bytes = [0; haca_wire::Leaf::LEN];
+        bytes[0] = 1;
+        let mut leaf = haca_wire::Leaf::decode(&bytes).unwrap();
+        leaf.request = RequestId([9; 16]);
+        assert_eq!(request_id(&leaf.encode()), RequestId([9; 16]));
+    }
+}
