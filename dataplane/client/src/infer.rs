@@ -1,0 +1,147 @@
+//! Inference: one row in, one row and a verified receipt out.
+
+use crate::check::Asked;
+use crate::client::Client;
+use crate::error::ClientError;
+use haca_wire::message::infer::RequestView;
+use haca_wire::message::model::ModelEntry;
+use haca_wire::receipt::Receipt;
+use haca_wire::tensor::{Shape, TensorView};
+use haca_wire::{Digest, Dtype, Leaf, Mode, RequestId};
+use std::time::Duration;
+
+/// A tensor of one's own: element type, shape, little-endian row-major data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    dtype: Dtype,
+    shape: Shape,
+    data: Vec<u8>,
+}
+
+impl Tensor {
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Dimensions, outermost first.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The elements as they travelled.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The elements of an `f32` tensor; `None` for one of another type.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        let elements =
+            || self.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        (self.dtype == Dtype::F32).then(elements)
+    }
+
+    /// The elements of an `i16` tensor; `None` for one of another type.
+    pub fn to_i16(&self) -> Option<Vec<i16>> {
+        let elements =
+            || self.data.as_chunks::<2>().0.iter().map(|bytes| i16::from_le_bytes(*bytes)).collect();
+        (self.dtype == Dtype::I16).then(elements)
+    }
+
+    /// The hash that a leaf carries of it.
+    pub fn hash(&self) -> Digest {
+        haca_wire::tensor::hash(self.dtype, self.shape.dims(), &self.data)
+    }
+}
+
+impl From<TensorView<'_>> for Tensor {
+    fn from(view: TensorView<'_>) -> Self {
+        Self { dtype: view.dtype, shape: view.shape, data: view.data.to_vec() }
+    }
+}
+
+/// One request, with everything about it that can be chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// The model, out of the node's table.
+    pub model: &'a ModelEntry,
+    /// Where on the verification spectrum.
+    pub mode: Mode,
+    /// One row, of the model's input shape.
+    pub input: TensorView<'a>,
+    /// The request's id: the log keeps one leaf per id for ever. `None`: drawn at random, as it should be.
+    pub id: Option<RequestId>,
+    /// The answer is worth nothing this long after the node read the request; it is then refused instead of
+    /// computed. Counted in whole microseconds, of which there are at most 2³²−1.
+    pub deadline: Option<Duration>,
+}
+
+/// An answer that stood up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inference {
+    /// The output, of the model's output shape and the input's element type.
+    pub output: Tensor,
+    /// The receipt. It was verified against request, output and node key.
+    pub receipt: Receipt,
+    /// The receipt's leaf, read.
+    pub leaf: Leaf,
+    /// From handing the request to the transport until its answer was read; without the verification.
+    pub latency: Duration,
+}
+
+impl Client {
+    /// Sends one row of `f32`, and returns the answer once its receipt was verified.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] if the node refuses; [`ClientError::Dishonest`] if its answer does not stand up; and
+    /// whatever ends a connection.
+    pub async fn infer(&self, model: &ModelEntry, mode: Mode, row: &[f32]) -> Result<Inference, ClientError> {
+        let data: Vec<u8> = row.iter().flat_map(|element| element.to_le_bytes()).collect();
+        // A row says nothing of its shape, so it is the model's if the number of elements is.
+        let input = TensorView::new(Dtype::F32, model.input_shape, &data).map_err(|_| {
+            let got = Shape::new([u32::try_from(row.len()).unwrap_or(u32::MAX)]).unwrap_or(model.input_shape);
+            ClientError::InputShape { model: model.name.clone(), expected: model.input_shape, got }
+        })?;
+        self.call(Call { model, mode, input, id: None, deadline: None }).await
+    }
+
+    /// Sends one request, and returns the answer once its receipt was verified. Waits where as many requests are
+    /// unanswered as the node allows.
+    ///
+    /// # Errors
+    /// As [`Client::infer`].
+    pub async fn call(&self, call: Call<'_>) -> Result<Inference, ClientError> {
+        let model = call.model;
+        if call.input.shape != model.input_shape {
+            let (expected, got) = (model.input_shape, call.input.shape);
+            return Err(ClientError::InputShape { model: model.name.clone(), expected, got });
+        }
+        if call.input.dtype == Dtype::I16 && !model.accepts_i16 {
+            return Err(ClientError::InputType { model: model.name.clone(), dtype: call.input.dtype });
+        }
+        let id = match call.id {
+            Some(id) => id,
+            None => random_id()?,
+        };
+        // Zero says "no deadline" on the wire.
+        let deadline_us =
+            call.deadline.map_or(0, |left| u32::try_from(left.as_micros()).unwrap_or(u32::MAX).max(1));
+        let request =
+            RequestView { id, model: model.handle, mode: call.mode, deadline_us, input: call.input };
+        let answer = self.lanes().submit(&request).await?;
+        // Hashed while the answer is on its way.
+        let input = call.input.hash();
+        let (output, receipt, latency) = answer.wait().await?;
+        let asked = Asked { id, model, mode: call.mode, dtype: call.input.dtype, input };
+        match self.checker().check(&asked, &output, &receipt) {
+            Ok(leaf) => Ok(Inference { output, receipt, leaf, latency }),
+            Err(fault) => Err(ClientError::Dishonest { request: id, fault }),
+        }
+    }
+}
+
+fn random_id() -> Result<RequestId, ClientError> {
+    let mut id = RequestId::default();
+    getrandom::fill(&mut id.0).map_err(|error| ClientError::Random(error.to_string()))?;
+    Ok(id)
+}
