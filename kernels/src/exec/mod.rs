@@ -4,6 +4,8 @@
 //! thread, and owns all the memory it ever needs: a call allocates nothing. A row's bits never depend on its
 //! neighbours, on the number of rows, or on its slot.
 
+#[cfg(test)]
+mod agreement;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod dense;

@@ -72,7 +72,7 @@ impl Default for CompileOptions {
             i16_boundary: false,
             accumulator: Accumulator::Auto,
             max_error: 1e-3,
-            headroom: 1.25,
+            headroom: 2.0,
         }
     }
 }

@@ -1,0 +1,310 @@
+//! All executors agree bit for bit, over random fixed-point graphs, batch sizes and slots.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{Backend, Executor};
+use crate::model::graph::{
+    Activation, Affine, Dense, Element, Finish, Graph, Node, Operator, Tensor, Trees, Weights,
+};
+use crate::model::{Dtype, Metadata, Model, encode};
+
+/// A stream of choices from one seed, so that a failing case is one number.
+struct Choices(u64);
+
+impl Choices {
+    fn next(&mut self) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn between(&mut self, low: i64, high: i64) -> i64 {
+        low + self.below((high - low + 1) as u64) as i64
+    }
+}
+
+fn tensor(name: &str, len: usize, element: Element, exponent: i32, bounds: (i64, i64)) -> Tensor {
+    let shape = vec![len as u32];
+    let (minimum, maximum) = bounds;
+    Tensor { name: name.into(), shape, element, exponent, exponents: Vec::new(), minimum, maximum }
+}
+
+const FULL: (i64, i64) = (-32768, 32767);
+
+/// A stack of dense layers with every activation, weight width and accumulator width, with an affine layer and a
+/// residual sum between.
+fn stack(choices: &mut Choices) -> Graph {
+    let mut graph = Graph { tensors: Vec::new(), nodes: Vec::new(), input: 0, output: 0 };
+    let len = choices.between(1, 70) as usize;
+    graph.tensors.push(tensor("x", len, Element::I16, 12, FULL));
+    let layers = choices.between(1, 4);
+    for layer in 0..layers {
+        let last = layer + 1 == layers;
+        let input = graph.tensors.len() - 1;
+        let (inputs, exponent) = (graph.tensors[input].len(), graph.tensors[input].exponent);
+        let outputs = choices.between(1, 90) as usize;
+        let activation = [Activation::None, Activation::Sigmoid, Activation::Tanh][choices.below(3) as usize];
+        let mut output = match (activation, choices.below(4)) {
+            (Activation::Sigmoid, _) => tensor("s", outputs, Element::I16, 15, (0, 32767)),
+            (Activation::Tanh, _) => tensor("t", outputs, Element::I16, 15, (-32767, 32767)),
+            (_, 0) => tensor("relu", outputs, Element::I16, 11, (0, 8191)),
+            (_, 1) => tensor("narrow", outputs, Element::I16, 9, (-2047, 1000)),
+            _ => tensor("y", outputs, Element::I16, 12, FULL),
+        };
+        if last && activation == Activation::None {
+            let limit = i64::from(i32::MAX);
+            output = tensor("out", outputs, Element::I32, choices.between(10, 16) as i32, (-limit, limit));
+        }
+        // Small weights keep sums in 32 bits, large ones do not.
+        let bound = [100, 2000, 32767][choices.below(3) as usize];
+        let mut weight = || choices.between(-bound, bound);
+        let weights = if bound == 100 {
+            Weights::I8((0..inputs * outputs).map(|_| weight() as i8).collect())
+        } else {
+            Weights::I16((0..inputs * outputs).map(|_| weight() as i16).collect())
+        };
+        let (argument, ..) = activation.argument(&output);
+        let count = if choices.below(2) == 0 { 1 } else { outputs };
+        let shift = if output.element == Element::I32 { (-2, 12) } else { (0, 22) };
+        let mut weight_exponent = || choices.between(shift.0, shift.1) as i32 + argument - exponent;
+        let weight_exponents = (0..count).map(|_| weight_exponent()).collect();
+        let bias = (0..outputs).map(|_| choices.between(-1 << 24, 1 << 24)).collect();
+        graph.tensors.push(output);
+        let dense = Dense { weights, weight_exponents, bias, activation };
+        push(&mut graph, Operator::Dense(dense), vec![input]);
+        if !last {
+            between(choices, &mut graph);
+        }
+    }
+    graph.output = graph.tensors.len() - 1;
+    graph
+}
+
+/// Sometimes an elementwise layer after a dense one.
+fn between(choices: &mut Choices, graph: &mut Graph) {
+    let input = graph.tensors.len() - 1;
+    let len = graph.tensors[input].len();
+    let exponent = graph.tensors[input].exponent;
+    match choices.below(4) {
+        0 => {
+            graph.tensors.push(tensor("affine", len, Element::I16, 12, FULL));
+            let affine = Affine {
+                multipliers: (0..len).map(|_| choices.next() as i32 >> 8).collect(),
+                offsets: (0..len).map(|_| choices.between(-1 << 30, 1 << 30)).collect(),
+                shifts: (0..len).map(|_| choices.below(40) as u8).collect(),
+            };
+            push(graph, Operator::Affine(affine), vec![input]);
+        }
+        1 => {
+            graph.tensors.push(tensor("sum", len, Element::I16, exponent - 1, FULL));
+            push(graph, Operator::Add, vec![input, input]);
+        }
+        2 => {
+            graph.tensors.push(tensor("map", len, Element::I16, 15, (-32767, 32767)));
+            push(graph, Operator::Map(Activation::Tanh), vec![input]);
+        }
+        _ => {}
+    }
+}
+
+fn push(graph: &mut Graph, operator: Operator, inputs: Vec<usize>) {
+    let output = graph.tensors.len() - 1;
+    let name = format!("node {output}");
+    graph.nodes.push(Node { name, source: String::new(), inputs, output, operator });
+}
+
+/// Trees of all shapes, from single leaves to chains, with few features so that thresholds meet inputs.
+fn forest(choices: &mut Choices) -> Graph {
+    let features = choices.between(1, 12) as usize;
+    let targets = choices.between(1, 3) as usize;
+    let finish = match (targets, choices.below(5)) {
+        (1, 0) => Finish::Complement,
+        (1, 1) => Finish::Negate,
+        (1, 2) => Finish::LogisticPair,
+        (_, 3) => Finish::Logistic,
+        _ => Finish::Sum,
+    };
+    let mut trees = Trees {
+        tree_nodes: vec![0],
+        roots: Vec::new(),
+        features: Vec::new(),
+        thresholds: Vec::new(),
+        when_true: Vec::new(),
+        when_false: Vec::new(),
+        leaf_entries: vec![0],
+        entry_targets: Vec::new(),
+        entry_values: Vec::new(),
+        base: (0..targets).map(|_| choices.between(-1 << 40, 1 << 40)).collect(),
+        sum_exponent: 30,
+        finish,
+    };
+    for _ in 0..choices.between(1, 30) {
+        let (start, nodes) = (trees.features.len() as i64, choices.between(0, 40));
+        let mut leaf = |choices: &mut Choices| {
+            for _ in 0..choices.below(3) {
+                trees.entry_targets.push(choices.below(targets as u64) as u16);
+                trees.entry_values.push(choices.next() as i32);
+            }
+            trees.leaf_entries.push(trees.entry_values.len() as u32);
+            !(trees.leaf_entries.len() as i32 - 2)
+        };
+        let mut child = |choices: &mut Choices, after: i64| {
+            if after < start + nodes && choices.below(4) != 0 {
+                choices.between(after, (after + 2).min(start + nodes - 1)) as i32
+            } else {
+                leaf(choices)
+            }
+        };
+        let root = child(choices, start);
+        trees.roots.push(if nodes > 0 && choices.below(8) != 0 { start as i32 } else { root });
+        for node in start..start + nodes {
+            trees.when_true.push(child(choices, node + 1));
+            trees.when_false.push(child(choices, node + 1));
+        }
+        for _ in 0..nodes {
+            trees.features.push(choices.below(features as u64) as u32);
+            let extremes = [i32::MIN, -0x7f80_0000, -1, 0, 0x7f7f_ffff, 0x7f80_0000, i32::MAX];
+            trees.thresholds.push(match choices.below(8) {
+                0 => extremes[choices.below(7) as usize],
+                _ => crate::spec::rounding::key(choices.between(-8, 8) as f32),
+            });
+        }
+        trees.tree_nodes.push(trees.features.len() as u32);
+    }
+    let logistic = matches!(finish, Finish::Logistic | Finish::LogisticPair);
+    let bound = 1 << 62;
+    let mut graph = Graph {
+        tensors: vec![
+            tensor("x", features, Element::Key, 0, (-0x7f80_0000, 0x7f80_0000)),
+            tensor("y", finish.outputs(targets), Element::I64, 30, (-bound, bound)),
+        ],
+        nodes: Vec::new(),
+        input: 0,
+        output: 1,
+    };
+    assert!(!logistic || graph.tensors[1].exponent == crate::spec::activation::WIDE_OUTPUT_EXPONENT);
+    push(&mut graph, Operator::Trees(trees), vec![0]);
+    graph
+}
+
+/// Inputs that reach saturation, ties and, for trees, thresholds exactly.
+fn row(choices: &mut Choices, len: usize, integral: bool) -> Vec<u8> {
+    let value = |choices: &mut Choices| match choices.below(12) {
+        0 => f32::INFINITY,
+        1 => f32::NEG_INFINITY,
+        2 => -0.0,
+        3 => f32::from_bits(choices.next() as u32 & 0x7f7f_ffff),
+        _ if integral => choices.between(-9, 9) as f32,
+        _ => choices.between(-40_000, 40_000) as f32 / 4096.0,
+    };
+    (0..len).flat_map(|_| value(choices).to_le_bytes()).collect()
+}
+
+/// Every backend gives the reference's integers for every row, and a row's do not depend on batch, slot or neighbours.
+fn agree(graph: &Graph, choices: &mut Choices, integral: bool) -> Result<(), TestCaseError> {
+    let model = Arc::new(Model::load(&encode(graph, &Metadata::default())).unwrap());
+    let rows: Vec<Vec<u8>> =
+        (0..choices.between(1, 9)).map(|_| row(choices, model.input_len(), integral)).collect();
+    let mut alone = Executor::with_backend(Arc::clone(&model), 1, Backend::Scalar);
+    let expected: Vec<Vec<i64>> = rows
+        .iter()
+        .map(|row| {
+            alone.stage(0, Dtype::F32, row).unwrap();
+            alone.execute(1);
+            alone.output_fixed(0).to_vec()
+        })
+        .collect();
+    for backend in Backend::available() {
+        let mut executor = Executor::with_backend(Arc::clone(&model), rows.len() + 2, backend);
+        let rotation = choices.below(rows.len() as u64) as usize;
+        for count in [rows.len(), 1, rows.len().div_ceil(2)] {
+            for slot in 0..count {
+                executor.stage(slot, Dtype::F32, &rows[(slot + rotation) % rows.len()]).unwrap();
+            }
+            executor.execute(count);
+            for slot in 0..count {
+                let expected = &expected[(slot + rotation) % rows.len()];
+                prop_assert_eq!(
+                    executor.output_fixed(slot),
+                    &expected[..],
+                    "{} slot {}",
+                    backend.name(),
+                    slot
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn executors_agree_on_dense_stacks(seed: u64) {
+        let mut choices = Choices(seed);
+        let graph = stack(&mut choices);
+        agree(&graph, &mut choices, false)?;
+    }
+
+    #[test]
+    fn executors_agree_on_tree_ensembles(seed: u64) {
+        let mut choices = Choices(seed);
+        let graph = forest(&mut choices);
+        agree(&graph, &mut choices, true)?;
+    }
+
+    /// A changed or truncated file is refused, or is another model; and whatever loads, runs.
+    #[test]
+    fn damaged_files_are_refused_or_run(seed: u64, changes in 1usize..4, truncate: bool) {
+        let mut choices = Choices(seed);
+        let graph = if choices.below(2) == 0 { stack(&mut choices) } else { forest(&mut choices) };
+        let file = encode(&graph, &Metadata::default());
+        let id = Model::load(&file).unwrap().id();
+        let mut damaged = file.clone();
+        for _ in 0..changes {
+            let at = choices.below(damaged.len() as u64) as usize;
+            damaged[at] = choices.next() as u8;
+        }
+        if truncate {
+            damaged.truncate(choices.below(damaged.len() as u64) as usize);
+        }
+        if let Ok(model) = Model::load(&damaged) {
+            prop_assert_eq!(model.id() == id, damaged == file);
+            let model = Arc::new(model);
+            for backend in Backend::available() {
+                let mut executor = Executor::with_backend(Arc::clone(&model), 2, backend);
+                let row = row(&mut choices, model.input_len(), true);
+                executor.stage(1, Dtype::F32, &row).unwrap();
+                executor.execute(2);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_the_wrong_length_type_or_with_nan_are_refused() {
+    let graph = stack(&mut Choices(7));
+    let model = Arc::new(Model::load(&encode(&graph, &Metadata::default())).unwrap());
+    let mut executor = Executor::new(Arc::clone(&model), 1);
+    let mut row = vec![0; model.input_len() * 4];
+    assert!(matches!(executor.stage(0, Dtype::F32, &row[1..]), Err(super::InputError::Length { .. })));
+    let last = model.input_len() - 1;
+    row[last * 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert_eq!(executor.stage(0, Dtype::F32, &row), Err(super::InputError::Nan { element: last }));
+    let forest = forest(&mut Choices(7));
+    let model = Arc::new(Model::load(&encode(&forest, &Metadata::default())).unwrap());
+    assert!(!model.accepts(Dtype::I16));
+    let mut executor = Executor::new(Arc::clone(&model), 1);
+    let row = vec![0; model.input_len() * 2];
+    assert_eq!(executor.stage(0, Dtype::I16, &row), Err(super::InputError::Dtype));
+}
