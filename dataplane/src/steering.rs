@@ -9,10 +9,10 @@ use quinn_proto::{ConnectionId, ConnectionIdGenerator};
 use std::time::Duration;
 
 /// The most shards a node can have: the shard's number is one byte.
-pub const MAX_SHARDS: usize = 256;
+pub(crate) const MAX_SHARDS: usize = 256;
 
 /// Length of the connection ids a node issues: the shard, then seven random bytes.
-pub const CID_LEN: usize = 8;
+pub(crate) const CID_LEN: usize = 8;
 
 /// The program: RFC 8999 gives the offsets. A long header is `flags, version[4], length, id…`, a short one
 /// `flags, id…`.

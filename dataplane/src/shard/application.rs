@@ -9,12 +9,15 @@ pub trait Application: Sized + 'static {
     /// What it keeps of a connection.
     type Session;
     /// What it keeps of a stream. Streams may be as many as requests, so this should be small.
-    type Stream: Default;
+    type Stream;
     /// What other threads tell it.
     type Message: Send + 'static;
 
     /// A connection was established.
     fn connected(&mut self, connection: ConnectionKey, remote: SocketAddr) -> Self::Session;
+
+    /// The caller opened a stream.
+    fn opened(&mut self) -> Self::Stream;
 
     /// Bytes arrived on a stream, in order.
     fn received(&mut self, arrival: Arrival<'_, Self>, bytes: &[u8], turn: &mut Turn<'_>);

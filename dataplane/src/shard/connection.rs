@@ -59,7 +59,7 @@ impl<A: Application> Connection<A> {
                 Event::Stream(StreamEvent::Opened { dir: Dir::Bi }) => {
                     while let Some(id) = self.quic.streams().accept(Dir::Bi) {
                         let stream = Stream {
-                            state: A::Stream::default(),
+                            state: application.opened(),
                             pending: 0,
                             ended: false,
                             finishing: false,
@@ -139,6 +139,7 @@ impl<A: Application> Connection<A> {
         self.pending = self.pending.saturating_sub(count);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.pending = stream.pending.saturating_sub(count);
+            stream.finishing |= stream.ended && stream.pending == 0;
         }
     }
 
@@ -169,26 +170,29 @@ impl<A: Application> Connection<A> {
                     let pending = Pending { connection: &mut self.pending, stream: &mut stream.pending };
                     let arrival = Arrival { key, session, stream: &mut stream.state, pending };
                     application.ended(arrival, turn);
+                    if stream.pending == 0 {
+                        // Through the outbox, because what was answered in this turn is still in there.
+                        turn.outbox.finish(key);
+                    }
                     break;
                 }
                 Err(ReadError::Blocked) => break,
                 Err(ReadError::Reset(_)) => {
                     // Half a stream is no request: there is nothing to answer.
                     stream.ended = true;
+                    turn.outbox.finish(key);
                     break;
                 }
             }
         }
         // A window update, if one is due, goes out with the transmit that ends the turn.
         let _ = chunks.finalize();
-        self.close_if_done(id);
     }
 
-    /// Ends our side once the caller has ended its own and nothing is owed, and forgets the stream.
+    /// Ends our side if that was asked for and nothing waits; forgets the stream if the caller has ended its side too.
     fn close_if_done(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let done = stream.backlog.is_empty() && (stream.finishing || (stream.ended && stream.pending == 0));
-        if !done {
+        if !stream.finishing || !stream.backlog.is_empty() {
             return;
         }
         match self.quic.send_stream(id).finish() {

@@ -82,8 +82,14 @@ impl<A: Application> ShardEndpoint<A> {
             let packet = bytes.split_to(datagram.stride.min(bytes.len()));
             self.metrics.datagrams_received.add(1);
             self.scratch.clear();
-            let event =
-                self.quic.handle(now, datagram.remote, datagram.local_ip, datagram.ecn, packet, &mut self.scratch);
+            let event = self.quic.handle(
+                now,
+                datagram.remote,
+                datagram.local_ip,
+                datagram.ecn,
+                packet,
+                &mut self.scratch,
+            );
             match event {
                 Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                     if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
@@ -212,7 +218,10 @@ impl<A: Application> ShardEndpoint<A> {
             return self.queue_stateless(&transmit);
         }
         // RFC 9000 section 8.1.2: once half the table is taken, strangers prove their address first.
-        if self.open > self.max_connections / 2 && incoming.may_retry() && !incoming.remote_address_validated() {
+        if self.open > self.max_connections / 2
+            && incoming.may_retry()
+            && !incoming.remote_address_validated()
+        {
             if let Ok(transmit) = self.quic.retry(incoming, &mut self.scratch) {
                 self.queue_stateless(&transmit);
             }

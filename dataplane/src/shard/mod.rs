@@ -149,7 +149,8 @@ impl<A: Application> Shard<A> {
     }
 
     fn next_deadline(&self, last_work: Instant) -> Option<Instant> {
-        let drain = self.draining.map(|since| (last_work + DRAIN_QUIET).min(since + self.config.drain_timeout));
+        let drain =
+            self.draining.map(|since| (last_work + DRAIN_QUIET).min(since + self.config.drain_timeout));
         [self.endpoint.next_deadline(), drain].into_iter().flatten().min()
     }
 

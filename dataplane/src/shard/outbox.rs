@@ -21,9 +21,19 @@ pub struct StreamKey {
 #[derive(Debug)]
 pub(super) enum Command {
     /// Write the bytes up to `end`; they begin where the command before ended.
-    Write { stream: StreamKey, end: usize, answers: u32 },
-    Finish { stream: StreamKey },
-    Close { connection: ConnectionKey, code: u32, reason: String },
+    Write {
+        stream: StreamKey,
+        end: usize,
+        answers: u32,
+    },
+    Finish {
+        stream: StreamKey,
+    },
+    Close {
+        connection: ConnectionKey,
+        code: u32,
+        reason: String,
+    },
 }
 
 /// See the module's text. Its memory is reused from turn to turn.

@@ -192,8 +192,9 @@ mod tests {
             let mut kernel = Address::new();
             kernel.fill(address);
             // SAFETY: `fill` wrote that many bytes.
-            let bytes =
-                unsafe { std::slice::from_raw_parts(kernel.as_mut_ptr().cast::<u8>(), kernel.len() as usize) };
+            let bytes = unsafe {
+                std::slice::from_raw_parts(kernel.as_mut_ptr().cast::<u8>(), kernel.len() as usize)
+            };
             assert_eq!(parse_address(bytes), Some(address));
         }
     }

@@ -113,14 +113,16 @@ impl Ring {
     /// # Errors
     /// If the kernel refuses the ring or its memory: it must be Linux 6.1 or later with io_uring permitted.
     pub fn new(socket: UdpSocket, inbox: OwnedFd, limits: RingLimits) -> io::Result<Self> {
-        assert!(limits.receive_buffers.is_power_of_two(), "the kernel wants a power of two of receive buffers");
+        assert!(
+            limits.receive_buffers.is_power_of_two(),
+            "the kernel wants a power of two of receive buffers"
+        );
         let entries = u32::from(limits.send_slots).next_power_of_two().max(64);
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
         builder.setup_cqsize(4 * entries.max(u32::from(limits.receive_buffers)));
         let ring = builder.build(entries)?;
-        let receive_entries =
-            Mapping::new(usize::from(limits.receive_buffers) * size_of::<BufRingEntry>())?;
+        let receive_entries = Mapping::new(usize::from(limits.receive_buffers) * size_of::<BufRingEntry>())?;
         let receive_buffers = Mapping::new(usize::from(limits.receive_buffers) * RECEIVE_BUFFER)?;
         // SAFETY: the mapping is page-aligned, has room for that many entries, and outlives the ring: `Ring` drops
         // `ring` before its mappings.
@@ -135,7 +137,8 @@ impl Ring {
         let parking = eventfd()?;
         ring.submitter().register_eventfd(parking.as_raw_fd())?;
         // SAFETY: the descriptor is owned here and given away once.
-        let parking = unsafe { glommio::io::BufferedFile::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(parking)) };
+        let parking =
+            unsafe { glommio::io::BufferedFile::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(parking)) };
         // SAFETY: all-zero bytes are a valid, empty `msghdr`.
         let mut receive_header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         receive_header.msg_namelen = NAME_LEN as libc::socklen_t;
@@ -346,9 +349,7 @@ impl Ring {
         match result {
             Ok(_) => Ok(()),
             // The kernel is out of memory for the moment or was interrupted: what is queued stays queued.
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) =>
-            {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {
                 Ok(())
             }
             Err(error) => Err(error),
@@ -373,9 +374,10 @@ impl Ring {
     }
 
     fn arm_receive(&mut self) {
-        let entry = opcode::RecvMsgMulti::new(Fd(self.socket.as_raw_fd()), &raw const *self.receive_header, 0)
-            .build()
-            .user_data(TAG_RECEIVE);
+        let entry =
+            opcode::RecvMsgMulti::new(Fd(self.socket.as_raw_fd()), &raw const *self.receive_header, 0)
+                .build()
+                .user_data(TAG_RECEIVE);
         self.push(&entry);
     }
 

@@ -30,21 +30,26 @@ pub fn bind_group(address: SocketAddr, shards: usize) -> Result<Vec<UdpSocket>, 
     let mut sockets = Vec::with_capacity(shards);
     for _ in 0..shards {
         let fail = |what| move |source| ListenError { address, what, source };
-        let socket = open(bound, shards > 1).map_err(|(what, source)| ListenError { address, what, source })?;
+        let socket =
+            open(bound, shards > 1).map_err(|(what, source)| ListenError { address, what, source })?;
         // With port 0 the first socket gets a port; the others must join it there.
         bound = socket.local_addr().map_err(fail("local address"))?;
         sockets.push(socket);
     }
     if let [first, _, ..] = &sockets[..] {
-        attach_steering(first, shards)
-            .map_err(|source| ListenError { address, what: "attach the steering program", source })?;
+        attach_steering(first, shards).map_err(|source| ListenError {
+            address,
+            what: "attach the steering program",
+            source,
+        })?;
     }
     Ok(sockets)
 }
 
 fn open(address: SocketAddr, group: bool) -> Result<UdpSocket, (&'static str, io::Error)> {
     let at = |what: &'static str| move |error| (what, error);
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(at("socket"))?;
+    let socket =
+        Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(at("socket"))?;
     if group {
         // Only where there is a group: without it a second node on the same port must fail, not share its packets.
         socket.set_reuse_port(true).map_err(at("SO_REUSEPORT"))?;
@@ -56,7 +61,8 @@ fn open(address: SocketAddr, group: bool) -> Result<UdpSocket, (&'static str, io
     if v4 {
         set(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1).map_err(at("IP_RECVTOS"))?;
         // PMTU discovery belongs to QUIC: never fragment, and do not let the kernel's guess bound a probe.
-        set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE).map_err(at("IP_MTU_DISCOVER"))?;
+        set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+            .map_err(at("IP_MTU_DISCOVER"))?;
         if wildcard {
             set(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1).map_err(at("IP_PKTINFO"))?;
         }
