@@ -113,8 +113,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 const FOOTNOTE: &str = "\
 Latency is from when a request was due to its echo, as the one client of all servers sees it: a spinning \
 quinn-proto client (for the floor, bare datagrams in the same loop) on a core of its own. Medians over rounds.
-rps_per_core is requests/s divided by the cores the server used: CPU seconds of its process (user and kernel, \
-/proc/PID/stat) per second. A server that spins uses its whole core by that measure.";
+rps_per_core is requests/s divided by the cores the server used: CPU seconds of its process (all threads, user \
+and kernel) per second. A server that spins uses its whole core by that measure.";
 
 const LOAD_FOOTNOTE: &str = "\
 client busy is the share of the window in which the client had work; near 100 % the client, not the server, \
@@ -150,7 +150,7 @@ const METRICS: [Metric; 4] = [
     (("p50_us", "us"), |run| run.measured.latency_us(0.5)),
     (("p99_us", "us"), |run| run.measured.latency_us(0.99)),
     (("p999_us", "us"), |run| run.measured.latency_us(0.999)),
-    (("rps_per_core", "1/s"), |run| run.measured.per_second() / run.server_cores.max(f64::MIN_POSITIVE)),
+    (("rps_per_core", "1/s"), |run| run.measured.per_second() / run.server_cores),
 ];
 
 fn rows(case: Case, servers: &[Server], results: &Results) -> impl Iterator<Item = Row> {

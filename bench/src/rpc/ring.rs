@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use io_uring::types::{BufRingEntry, CancelBuilder, Fd, RecvMsgOut, Timespec};
+use io_uring::types::{BufRingEntry, CancelBuilder, Fixed, RecvMsgOut, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 
 /// Whole GRO aggregates must fit: up to 64 KiB and the headers io_uring puts before them.
@@ -48,7 +48,8 @@ pub(crate) struct UdpRing {
     free_sends: Vec<usize>,
     completions: Vec<(u64, i32, u32)>,
     next_completion: usize,
-    sockets: Vec<UdpSocket>,
+    /// Registered with the ring by their index, which spares the kernel a look-up on each use.
+    _sockets: Vec<UdpSocket>,
 }
 
 /// Datagrams that arrived together from one peer; give it back with [`UdpRing::recycle`].
@@ -76,11 +77,14 @@ impl UdpRing {
         builder.setup_cqsize(entries * 4);
         let ring =
             builder.build(entries).context("cannot set up an io_uring (Linux 6.1 or later is needed)")?;
+        sockets.iter().try_for_each(enable_gro)?;
         // SAFETY: all zeroes is a valid, empty msghdr.
         let mut header: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
         header.msg_namelen = NAME as u32;
         header.msg_controllen = CONTROL;
         let buffers = ReceiveBuffers::register(&ring)?;
+        let files: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        ring.submitter().register_files(&files).context("cannot register sockets with io_uring")?;
         let mut this = Self {
             ring,
             buffers,
@@ -89,10 +93,9 @@ impl UdpRing {
             free_sends: (0..SEND_SLOTS).collect(),
             completions: Vec::with_capacity(entries as usize * 4),
             next_completion: 0,
-            sockets,
+            _sockets: sockets,
         };
-        for index in 0..this.sockets.len() {
-            enable_gro(&this.sockets[index])?;
+        for index in 0..files.len() {
             this.arm(index)?;
         }
         this.submit()?;
@@ -194,20 +197,21 @@ impl UdpRing {
         }
     }
 
-    /// Queues `payload` for `to` from `socket`, cut into datagrams of `stride` bytes.
+    /// Queues `payload` on `socket`, cut into datagrams of `stride` bytes. `to` is absent on a connected socket:
+    /// naming the peer there again would cost a route look-up for each send.
     ///
     /// # Errors
     /// When the kernel refuses a send.
     pub(crate) fn send(
         &mut self,
         socket: usize,
-        to: SocketAddrV4,
+        to: Option<SocketAddrV4>,
         payload: Vec<u8>,
         stride: usize,
     ) -> anyhow::Result<()> {
         let slot = self.free_sends.pop().context("more sends than buffers were asked for")?;
         let header = self.sends[slot].fill(to, payload, stride);
-        let entry = opcode::SendMsg::new(Fd(self.sockets[socket].as_raw_fd()), header).build();
+        let entry = opcode::SendMsg::new(Fixed(socket as u32), header).build();
         self.push(&entry.user_data(SEND | slot as u64))?;
         if self.ring.submission().len() >= SUBMIT_GROUP {
             self.submit()?;
@@ -243,8 +247,7 @@ impl UdpRing {
     }
 
     fn arm(&mut self, socket: usize) -> anyhow::Result<()> {
-        let fd = Fd(self.sockets[socket].as_raw_fd());
-        let entry = opcode::RecvMsgMulti::new(fd, &raw const *self.header, 0).build();
+        let entry = opcode::RecvMsgMulti::new(Fixed(socket as u32), &raw const *self.header, 0).build();
         self.push(&entry.user_data(socket as u64))
     }
 
@@ -320,15 +323,20 @@ impl SendSlot {
     }
 
     /// Lays out the message. The pointer is valid until the slot is filled again or dropped.
-    fn fill(&mut self, to: SocketAddrV4, payload: Vec<u8>, stride: usize) -> *const libc::msghdr {
-        self.to.sin_family = libc::AF_INET as libc::sa_family_t;
-        self.to.sin_port = to.port().to_be();
-        self.to.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
+    fn fill(&mut self, to: Option<SocketAddrV4>, payload: Vec<u8>, stride: usize) -> *const libc::msghdr {
         self.payload = payload;
         self.part.iov_base = self.payload.as_mut_ptr().cast();
         self.part.iov_len = self.payload.len();
-        self.header.msg_name = (&raw mut self.to).cast();
-        self.header.msg_namelen = NAME as u32;
+        if let Some(to) = to {
+            self.to.sin_family = libc::AF_INET as libc::sa_family_t;
+            self.to.sin_port = to.port().to_be();
+            self.to.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
+            self.header.msg_name = (&raw mut self.to).cast();
+            self.header.msg_namelen = NAME as u32;
+        } else {
+            self.header.msg_name = ptr::null_mut();
+            self.header.msg_namelen = 0;
+        }
         self.header.msg_iov = &raw mut self.part;
         self.header.msg_iovlen = 1;
         if stride < self.payload.len() {
@@ -492,7 +500,7 @@ mod tests {
             let mut payload = ring.buffer().unwrap();
             payload.extend((0..150u32).map(|byte| (byte ^ round) as u8));
             let sent = payload.clone();
-            ring.send(0, to, payload, 64).unwrap();
+            ring.send(0, Some(to), payload, 64).unwrap();
             let received = wait(&mut ring);
             assert_eq!((received.socket, received.from, received.stride), (1, from.into(), 64));
             assert_eq!(ring.payload(&received), sent);
@@ -510,7 +518,7 @@ mod tests {
             for index in 0..200 {
                 let mut payload = ring.buffer().unwrap();
                 payload.extend((batch * 200 + index).to_le_bytes());
-                ring.send(0, to, payload, 2).unwrap();
+                ring.send(0, Some(to), payload, 2).unwrap();
             }
             while expected < (batch + 1) * 200 {
                 let received = wait(&mut ring);

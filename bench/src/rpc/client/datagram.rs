@@ -1,29 +1,25 @@
 //! The floor's client: messages as bare datagrams, no encryption, no acknowledgement.
 
 use std::net::SocketAddrV4;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use super::{Clock, sockets};
+use super::{Clock, RECEIVE_GROUP, sockets};
 use crate::load::{Generator, Issue, Nanos, Plan};
 use crate::rpc::message::{MESSAGE, message};
 use crate::rpc::ring::UdpRing;
 
 /// A datagram without an echo for so long is lost: loopback only drops when a socket's buffer is full.
 const LOST_AFTER: Duration = Duration::from_millis(200);
-/// How often losses are looked for.
-const SWEEP: Duration = Duration::from_millis(50);
 /// Most datagrams the kernel segments from one send (`UDP_MAX_SEGMENTS` was 64 before Linux 6.9).
 const MAX_SEGMENTS: usize = 64;
 
 /// Sends what is ready on a lane as one segmented send, which is what QUIC's packets do for messages.
 pub(super) struct Client {
     ring: UdpRing,
-    server: SocketAddrV4,
     lanes: Vec<Lane>,
     dirty: Vec<usize>,
-    next_sweep: Nanos,
 }
 
 /// A datagram's sequence number says its slot: `sequence % depth`.
@@ -53,33 +49,17 @@ impl Client {
         };
         Ok(Self {
             ring: UdpRing::new(sockets(server, plan.lanes)?)?,
-            server,
             lanes: (0..plan.lanes).map(|_| lane()).collect(),
             dirty: Vec::with_capacity(plan.lanes),
-            next_sweep: Nanos(0),
         })
-    }
-
-    fn sweep(&mut self, now: Nanos, generator: &mut Generator) {
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            for slot in 0..lane.in_flight.len() {
-                let overdue = |sent: &mut Sent| sent.started + Nanos::from(LOST_AFTER) < now;
-                if let Some(sent) = lane.in_flight[slot].take_if(overdue) {
-                    lane.free.push(slot);
-                    generator.lost(index, sent.intended, now);
-                }
-            }
-        }
-        self.next_sweep = now + Nanos::from(SWEEP);
     }
 }
 
 impl super::Client for Client {
-    fn receive(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
+    fn receive(&mut self, _now: Instant, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
         self.ring.poll()?;
-        let mut any = false;
-        while let Some(received) = self.ring.receive()? {
-            any = true;
+        for group in 0..RECEIVE_GROUP {
+            let Some(received) = self.ring.receive()? else { return Ok(group > 0) };
             let now = clock.now();
             let lane = &mut self.lanes[received.socket];
             for datagram in self.ring.payload(&received).chunks(received.stride) {
@@ -96,7 +76,7 @@ impl super::Client for Client {
             }
             self.ring.recycle(received);
         }
-        Ok(any)
+        Ok(true)
     }
 
     fn start(&mut self, issue: Issue, now: Nanos) -> anyhow::Result<()> {
@@ -112,22 +92,30 @@ impl super::Client for Client {
         Ok(())
     }
 
-    fn flush(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
+    fn flush(&mut self, _now: Instant) -> anyhow::Result<bool> {
         let any = !self.dirty.is_empty();
         for index in self.dirty.drain(..) {
             let lane = &mut self.lanes[index];
             for part in lane.outgoing.chunks(MESSAGE * MAX_SEGMENTS) {
                 let mut buffer = self.ring.buffer()?;
                 buffer.extend_from_slice(part);
-                self.ring.send(index, self.server, buffer, MESSAGE)?;
+                self.ring.send(index, None, buffer, MESSAGE)?;
             }
             lane.outgoing.clear();
         }
-        let now = clock.now();
-        if now >= self.next_sweep {
-            self.sweep(now, generator);
-        }
         Ok(any)
+    }
+
+    fn sweep(&mut self, now: Nanos, generator: &mut Generator) {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            for slot in 0..lane.in_flight.len() {
+                let overdue = |sent: &mut Sent| sent.started + Nanos::from(LOST_AFTER) < now;
+                if let Some(sent) = lane.in_flight[slot].take_if(overdue) {
+                    lane.free.push(slot);
+                    generator.lost(index, sent.intended, now);
+                }
+            }
+        }
     }
 
     fn give_up(&mut self, now: Nanos, generator: &mut Generator) {

@@ -13,6 +13,12 @@ use super::transport::Endpoint;
 use crate::load::{Generator, Issue, Measured, Nanos, Plan};
 use crate::server_process::ServerProcess;
 
+/// Reads after which answers are handed out and new requests sent, so that the server is not left waiting
+/// while we work through a long queue.
+const RECEIVE_GROUP: usize = 8;
+/// How often a client looks for what it has lost.
+const SWEEP: Duration = Duration::from_millis(50);
+
 /// What one run gives.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -50,65 +56,77 @@ pub(crate) fn run(server: &ServerProcess, plan: Plan, streams: Streams) -> anyho
 }
 
 /// One kind of client, driven by [`drive`].
-trait Client {
+pub(crate) trait Client {
     /// Takes what has arrived and reports each answer to `generator`. Says whether there was anything.
-    fn receive(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool>;
+    fn receive(&mut self, now: Instant, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool>;
     /// Starts a request; it leaves with the next [`Self::flush`].
     fn start(&mut self, issue: Issue, now: Nanos) -> anyhow::Result<()>;
     /// Sends whatever is ready and runs timers that are due. Says whether there was anything.
-    fn flush(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool>;
+    fn flush(&mut self, now: Instant) -> anyhow::Result<bool>;
+    /// Gives up what has waited so long that no answer can come any more. Called every [`SWEEP`].
+    fn sweep(&mut self, _now: Nanos, _generator: &mut Generator) {}
     /// Reports every request still without an answer as lost.
     fn give_up(&mut self, now: Nanos, generator: &mut Generator);
 }
 
 /// The time since the start of the run.
 #[derive(Clone, Copy)]
-struct Clock {
-    start: Instant,
+pub(crate) struct Clock {
+    pub(crate) start: Instant,
 }
 
 impl Clock {
-    fn now(self) -> Nanos {
+    pub(crate) fn now(self) -> Nanos {
         Nanos::between(self.start, Instant::now())
     }
 }
 
-fn drive(client: &mut impl Client, server: &ServerProcess, plan: Plan) -> anyhow::Result<Run> {
+pub(crate) fn drive(client: &mut impl Client, server: &ServerProcess, plan: Plan) -> anyhow::Result<Run> {
     let mut generator = Generator::new(plan);
     let mut cpu_at_open = None;
     let mut cpu_at_close = None;
     let mut busy = Duration::ZERO;
+    let mut next_sweep = Nanos(0);
     let clock = Clock { start: Instant::now() };
     loop {
         let began = Instant::now();
-        let now = Nanos::between(clock.start, began);
-        let in_window = now >= plan.opens() && now < plan.closes();
-        // Two readings of a /proc file: some 20 µs each, the first before the window's first request counts.
-        if in_window && cpu_at_open.is_none() {
+        let turn = Nanos::between(clock.start, began);
+        let in_window = turn >= plan.opens() && turn < plan.closes();
+        if turn >= plan.opens() && cpu_at_open.is_none() {
             cpu_at_open = Some((server.cpu_time()?, Instant::now()));
         }
-        if now >= plan.closes() && cpu_at_close.is_none() {
+        if turn >= plan.closes() && cpu_at_close.is_none() {
             cpu_at_close = Some((server.cpu_time()?, Instant::now()));
         }
-        let mut worked = client.receive(clock, &mut generator)?;
-        let now = clock.now();
-        while let Some(issue) = generator.next(now) {
-            client.start(issue, now)?;
+        let mut worked = client.receive(began, clock, &mut generator)?;
+        // The clock is read anew only after work, so that an idle turn is short and a request's start is exact.
+        let now = if worked { Instant::now() } else { began };
+        let started = Nanos::between(clock.start, now);
+        while let Some(issue) = generator.next(started) {
+            client.start(issue, started)?;
             worked = true;
         }
-        worked |= client.flush(clock, &mut generator)?;
+        worked |= client.flush(now)?;
+        if turn >= next_sweep {
+            client.sweep(turn, &mut generator);
+            next_sweep = turn + Nanos::from(SWEEP);
+        }
         if worked && in_window {
             busy += began.elapsed();
         }
-        if generator.is_over(now) {
+        if generator.is_over(turn) {
             break;
         }
         std::hint::spin_loop();
     }
     let now = clock.now();
     client.give_up(now, &mut generator);
-    let (before, opened) = cpu_at_open.context("the run was over before its measured window opened")?;
-    let (after, closed) = cpu_at_close.context("the run was over before its measured window closed")?;
+    let starved = "the client was not given its core during the measured window; measure for longer, or on an \
+                   idle machine";
+    let (before, opened) = cpu_at_open.context(starved)?;
+    let (after, closed) = cpu_at_close.context(starved)?;
+    // The turn that opened the window must not also have closed it.
+    anyhow::ensure!(closed - opened > plan.measured / 2, starved);
     let window = closed.duration_since(opened).as_secs_f64();
     Ok(Run {
         measured: generator.finish(now),

@@ -13,7 +13,7 @@ use quinn_proto::{
 use rustls::client::Resumption;
 
 use super::requests::Requests;
-use super::{Clock, Streams, sockets};
+use super::{Clock, RECEIVE_GROUP, Streams, sockets};
 use crate::load::{Generator, Issue, Nanos, Plan};
 use crate::rpc::ring::{Received, UdpRing};
 use crate::rpc::transport::{ALPN, Pin, PinnedServer, SERVER_NAME, crypto_provider, quinn_transport};
@@ -22,9 +22,6 @@ use crate::rpc::transport::{ALPN, Pin, PinnedServer, SERVER_NAME, crypto_provide
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Most datagrams in one GSO send; a window of messages fills one or two.
 const MAX_DATAGRAMS: usize = 10;
-/// Reads after which answers are handed out and new requests sent, so that the server is not left waiting
-/// while we work through a long queue.
-const RECEIVE_GROUP: usize = 8;
 /// Packets are carved from pieces of this size; it comes free again when all of them have been read.
 const ARENA: usize = 256 * 1024;
 
@@ -145,7 +142,7 @@ impl Client {
     /// Runs timers that are due, and sends whatever marked connections have to send.
     fn send_packets(&mut self, now: Instant) -> anyhow::Result<bool> {
         if self.next_timer.is_some_and(|at| at <= now) {
-            self.run_timers(now);
+            self.run_timers(now)?;
         }
         let any = !self.dirty.is_empty();
         let mut dirty = std::mem::take(&mut self.dirty);
@@ -172,7 +169,7 @@ impl Client {
             match lane.connection.poll_transmit(now, MAX_DATAGRAMS, &mut buffer) {
                 Some(transmit) => {
                     let stride = transmit.segment_size.unwrap_or(transmit.size);
-                    self.ring.send(index, self.server, buffer, stride)?;
+                    self.ring.send(index, None, buffer, stride)?;
                 }
                 None => {
                     self.ring.keep(buffer);
@@ -186,23 +183,25 @@ impl Client {
     }
 
     /// `next_timer` can be earlier than any timer still set, never later: the scan here finds the truth.
-    fn run_timers(&mut self, now: Instant) {
+    fn run_timers(&mut self, now: Instant) -> anyhow::Result<()> {
         self.next_timer = None;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             match lane.timer {
                 Some(at) if at <= now => {
                     lane.connection.handle_timeout(now);
+                    anyhow::ensure!(!lane.connection.is_closed(), "connection {index} was idle for too long");
                     mark(lane, index, &mut self.dirty);
                 }
                 other => self.next_timer = self.next_timer.into_iter().chain(other).min(),
             }
         }
+        Ok(())
     }
 }
 
 impl super::Client for Client {
-    fn receive(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
-        let any = self.read_packets(Instant::now())?;
+    fn receive(&mut self, now: Instant, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
+        let any = self.read_packets(now)?;
         if any {
             let now = clock.now();
             self.take_events(|lane, intended| generator.answered(lane, intended, now))?;
@@ -217,15 +216,8 @@ impl super::Client for Client {
         Ok(())
     }
 
-    fn flush(&mut self, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
-        let now = Instant::now();
-        let any = self.send_packets(now)?;
-        // A timer may have ended a connection; that must not look like a slow answer.
-        if self.lanes.iter().any(|lane| lane.connection.is_closed()) {
-            let now = clock.now();
-            self.take_events(|lane, intended| generator.answered(lane, intended, now))?;
-        }
-        Ok(any)
+    fn flush(&mut self, now: Instant) -> anyhow::Result<bool> {
+        self.send_packets(now)
     }
 
     fn give_up(&mut self, now: Nanos, generator: &mut Generator) {

@@ -13,7 +13,7 @@ pub(super) fn serve() -> anyhow::Result<()> {
         while let Some(received) = ring.receive()? {
             let mut echo = ring.buffer()?;
             echo.extend_from_slice(ring.payload(&received));
-            ring.send(received.socket, v4(received.from)?, echo, received.stride)?;
+            ring.send(received.socket, Some(v4(received.from)?), echo, received.stride)?;
             ring.recycle(received);
         }
         std::hint::spin_loop();
