@@ -1,1 +1,3 @@
 //! The HACA control plane and the one tool, haca.
+
+pub mod http;

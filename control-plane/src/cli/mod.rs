@@ -1,0 +1,76 @@
+//! The command line: one file for each command.
+//!
+//! Exit codes: 0 done; 1 failed, and standard error names the file or address, the cause and the remedy; 2 usage.
+
+mod model;
+mod output;
+mod progress;
+mod read;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Answers inference requests over QUIC in microseconds, each with a receipt that anyone can check later.
+#[derive(Debug, Parser)]
+#[command(name = "haca", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  haca model compile model.onnx --calibrate rows.npy -o model.haca
+  haca model run model.haca --input rows.npy -o answers.npy
+  haca verify receipts/ --connect-keys data/connect.toml --strict
+
+Exit codes: 0 done, 1 failed (standard error says what, why and what to do), 2 usage.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compile, look at and run models
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Check receipts offline
+    Verify(verify::Args),
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Model(command) => command.run(),
+        Command::Verify(args) => args.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("haca: {}", output::describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        fn check(command: &clap::Command) {
+            if command.get_subcommands().next().is_none() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "haca {} has no example", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,143 @@
+//! `haca model inspect`.
+
+use std::path::PathBuf;
+
+use haca_kernels::{Dtype, LayerInfo, Model};
+use haca_wire::{Digest, ModelId};
+use serde_json::json;
+
+use crate::cli::{output, read};
+
+/// Shows a compiled model: its id, what it takes and gives, its error on the calibration rows, and its layers. The
+/// file is checked as a server checks it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  haca model inspect mlp.haca")]
+pub(crate) struct Args {
+    /// The compiled model
+    #[arg(value_name = "OUT.haca")]
+    model: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let model = read::model(&self.model)?;
+        if self.json { output::print_json(&as_json(&model)) } else { output::print(&as_text(&model)) }
+    }
+}
+
+fn as_text(model: &Model) -> String {
+    let calibration = model.calibration();
+    let types = if model.accepts(Dtype::I16) { "f32 or i16" } else { "f32" };
+    let mut facts = output::table(["", ""], 2);
+    facts.add_row(["name", model.name()]);
+    facts.add_row(["id", &ModelId(model.id()).to_string()]);
+    facts.add_row([
+        "compiled from",
+        &format!("{} (SHA-256 {})", model.producer(), Digest(model.source_digest())),
+    ]);
+    facts.add_row(["input", &format!("{types} {}", output::shape(model.input_shape()))]);
+    facts.add_row(["output", &format!("{types} {}", output::shape(model.output_shape()))]);
+    facts.add_row([
+        "memory",
+        &format!(
+            "{} and {} for each row of a batch",
+            output::bytes(model.memory_bytes()),
+            output::bytes(model.scratch_bytes_per_row())
+        ),
+    ]);
+    facts.add_row([
+        "error",
+        &format!(
+            "against float on {} calibration rows: largest {:.3e}, mean {:.3e}, of a range of {:.4}",
+            calibration.rows, calibration.max_error, calibration.mean_error, calibration.range
+        ),
+    ]);
+    let mut layers = output::table(
+        [
+            "layer",
+            "operator",
+            "from",
+            "input",
+            "output",
+            "weights",
+            "weight scales",
+            "sums",
+            "output scale",
+            "output range",
+        ],
+        5,
+    );
+    for layer in model.layers() {
+        let inputs: Vec<String> = layer.input_shapes.iter().map(|dims| output::shape(dims)).collect();
+        layers.add_row([
+            layer.name.clone(),
+            layer.operator.to_owned(),
+            layer.source.clone(),
+            inputs.join(" + "),
+            format!("{} {}", layer.output_element, output::shape(&layer.output_shape)),
+            match layer.trees {
+                Some((trees, depth)) => format!("{trees} trees, depth {depth}"),
+                None if layer.weight_bits == 0 => "-".to_owned(),
+                None => format!("{} × i{}", layer.parameters, layer.weight_bits),
+            },
+            match layer.weight_exponents {
+                None => "-".to_owned(),
+                Some((low, high)) if low == high => format!("2^{}", -low),
+                Some((low, high)) => format!("2^{} to 2^{}", -high, -low),
+            },
+            format!("{} bit", layer.accumulator_bits),
+            format!("2^{}", -layer.output_exponent),
+            format!("{:.4} to {:.4}", layer.output_range.0, layer.output_range.1),
+        ]);
+    }
+    // The facts need no header; the table library prints an empty one.
+    let facts: String = output::lines(&facts).lines().skip(1).map(|line| format!("{line}\n")).collect();
+    format!("{facts}\n{}", output::lines(&layers))
+}
+
+fn as_json(model: &Model) -> serde_json::Value {
+    let calibration = model.calibration();
+    json!({
+        "name": model.name(),
+        "id": ModelId(model.id()),
+        "producer": model.producer(),
+        "source_digest": Digest(model.source_digest()),
+        "input_shape": model.input_shape(),
+        "output_shape": model.output_shape(),
+        "accepts_i16": model.accepts(Dtype::I16),
+        "memory_bytes": model.memory_bytes(),
+        "scratch_bytes_per_row": model.scratch_bytes_per_row(),
+        "calibration": {
+            "rows": calibration.rows,
+            "max_error": calibration.max_error,
+            "mean_error": calibration.mean_error,
+            "range": calibration.range,
+        },
+        "layers": model.layers().map(|layer| layer_as_json(&layer)).collect::<Vec<_>>(),
+    })
+}
+
+/// What a layer is, as programs read it.
+pub(super) fn layer_as_json(layer: &LayerInfo) -> serde_json::Value {
+    json!({
+        "name": layer.name,
+        "operator": layer.operator,
+        "source": layer.source,
+        "input_shapes": layer.input_shapes,
+        "output_shape": layer.output_shape,
+        "output_element": layer.output_element,
+        "weight_bits": layer.weight_bits,
+        "parameters": layer.parameters,
+        "weight_exponents": layer.weight_exponents,
+        "input_exponent": layer.input_exponent,
+        "output_exponent": layer.output_exponent,
+        "output_range": layer.output_range,
+        "accumulator_bits": layer.accumulator_bits,
+        "trees": layer.trees.map(|(count, depth)| json!({ "count": count, "depth": depth })),
+    })
+}

@@ -1,0 +1,229 @@
+//! `haca verify`.
+
+mod tally;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use haca_kernels::Model;
+use haca_verifier::audit::Auditor;
+use haca_verifier::receipt::{self, Given};
+use haca_verifier::{Policy, Report, Rows, Trust};
+use haca_wire::ModelId;
+use haca_wire::receipt::MAX_FILE;
+use rayon::prelude::*;
+use serde_json::json;
+
+use super::{output, progress, read};
+use tally::Tally;
+
+/// Receipts that are checked, printed and forgotten together, so that memory does not grow with their number.
+const CHUNK: usize = 2048;
+
+/// Up to this many receipts are shown line by line; more are summed up, unless --verbose is given.
+const SHOWN_WHOLE: usize = 3;
+
+/// Checks receipts offline: no network, no server, no trust in the operator. Each receipt gets the same eleven checks;
+/// each of them held, failed, or could not be made, and then the line says what to give.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  haca verify receipts/17.receipt
+  haca verify receipts/ --connect-keys data/connect.toml
+  haca verify receipts/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --output Y.npy --strict
+
+Exit code 0 if nothing failed; with --strict, if also everything could be checked.")]
+pub(crate) struct Args {
+    /// Receipt files, or directories of *.receipt files
+    #[arg(value_name = "RECEIPT", required = true)]
+    receipts: Vec<PathBuf>,
+    /// The connect.toml of the node: the keys to trust
+    #[arg(long, value_name = "DIR/connect.toml")]
+    connect_keys: Option<PathBuf>,
+    /// The compiled model the receipts name; with --input, every answer is computed again
+    #[arg(long, value_name = "OUT.haca")]
+    model: Option<PathBuf>,
+    /// The rows that were asked; each is found by its hash
+    #[arg(long, value_name = "X.npy")]
+    input: Option<PathBuf>,
+    /// The rows that were answered, in the order of the input
+    #[arg(long, value_name = "Y.npy")]
+    output: Option<PathBuf>,
+    /// Fail also where something could not be checked
+    #[arg(long)]
+    strict: bool,
+    /// Refuse development evidence, which says nothing about hardware
+    #[arg(long)]
+    production: bool,
+    /// Show every receipt line by line, however many there are
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print JSON: one document with every receipt's checks
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the receipts are held against.
+struct Shelf {
+    trust: Option<Trust>,
+    policy: Policy,
+    model: Option<Arc<Model>>,
+    input: Option<Rows>,
+    output: Option<Rows>,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let shelf = Shelf::new(&self)?;
+        let files = receipt_files(&self.receipts)?;
+        let whole = self.verbose || files.len() <= SHOWN_WHOLE;
+        let bar = progress::bar(files.len() as u64, "verifying");
+        let mut tally = Tally::default();
+        if self.json {
+            output::print("{\"receipts\": [")?;
+        }
+        for chunk in files.chunks(CHUNK) {
+            let reports: Vec<Report> = chunk
+                .par_iter()
+                .map_init(
+                    || shelf.model.clone().map(Auditor::new),
+                    |auditor, path| {
+                        bar.inc(1);
+                        shelf.check(path, auditor.as_mut())
+                    },
+                )
+                .collect::<anyhow::Result<_>>()?;
+            let mut text = String::new();
+            for (path, report) in chunk.iter().zip(&reports) {
+                if self.json {
+                    let separator = if tally.receipts() == 0 { "\n" } else { ",\n" };
+                    text += separator;
+                    text += &as_json(path, report)?.to_string();
+                } else if whole {
+                    text += &as_text(path, report);
+                }
+                tally.count(path, report);
+            }
+            output::print(&text)?;
+        }
+        bar.finish_and_clear();
+        if self.json {
+            output::print(&format!("\n], \"summary\": {}}}\n", tally.as_json()))?;
+        } else if files.len() > 1 {
+            output::print(&tally.as_text(whole))?;
+        }
+        tally.conclude(self.strict)
+    }
+}
+
+impl Shelf {
+    fn new(args: &Args) -> anyhow::Result<Shelf> {
+        let trust = match &args.connect_keys {
+            None => None,
+            Some(path) => {
+                Some(Trust::from_connect(&read::connect(path)?).with_context(|| path.display().to_string())?)
+            }
+        };
+        let model = args.model.as_deref().map(read::model).transpose()?;
+        let rows = |path: &Option<PathBuf>, dims: Option<&[u32]>, what| {
+            path.as_deref().map(|path| rows(path, dims, what)).transpose()
+        };
+        Ok(Shelf {
+            trust,
+            policy: if args.production { Policy::PRODUCTION } else { Policy::DEVELOPMENT },
+            input: rows(&args.input, model.as_deref().map(Model::input_shape), "input")?,
+            output: rows(&args.output, model.as_deref().map(Model::output_shape), "output")?,
+            model,
+        })
+    }
+
+    fn check(&self, path: &Path, auditor: Option<&mut Auditor>) -> anyhow::Result<Report> {
+        let given = Given {
+            trust: self.trust.as_ref(),
+            policy: self.policy,
+            input: self.input.as_ref(),
+            output: self.output.as_ref(),
+            model: self.model.as_ref().map(|model| ModelId(model.id())),
+        };
+        let bytes = read_receipt(path)?;
+        Ok(match auditor {
+            None => receipt::check_bytes(&bytes, &given, None),
+            Some(auditor) => {
+                let mut rerun = |row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
+                receipt::check_bytes(&bytes, &given, Some(&mut rerun))
+            }
+        })
+    }
+}
+
+/// An array's rows, of the shape the model has, or else of the shape the array has.
+fn rows(path: &Path, dims: Option<&[u32]>, what: &str) -> anyhow::Result<Rows> {
+    let array = read::array(path)?;
+    let own: Vec<u32>;
+    let dims = match dims {
+        Some(dims) => {
+            read::rows_fit(path, &array, dims, what)?;
+            dims
+        }
+        None => {
+            let dims = array.shape[1..].iter().map(|&dim| u32::try_from(dim));
+            own =
+                dims.collect::<Result<_, _>>().with_context(|| format!("{}: a dimension", path.display()))?;
+            &own
+        }
+    };
+    Ok(Rows::new(path, dims, array.rows(), &array.data)?)
+}
+
+/// A receipt's bytes; of a longer file only as much as shows that it is none.
+fn read_receipt(path: &Path) -> anyhow::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
+    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).with_context(|| path.display().to_string())?;
+    Ok(bytes)
+}
+
+/// The files named, and those in the directories named; rows in the order of their numbers.
+fn receipt_files(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in named {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
+            let entry = entry.with_context(|| path.display().to_string())?.path();
+            if entry.extension().is_some_and(|extension| extension == "receipt") {
+                found.push(entry);
+            }
+        }
+        ensure!(
+            !found.is_empty(),
+            "{}: no *.receipt file in this directory; haca infer --receipts DIR writes them",
+            path.display()
+        );
+        found.sort_by_cached_key(|path| {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            (stem.parse::<u64>().unwrap_or(u64::MAX), stem)
+        });
+        files.extend(found);
+    }
+    if files.is_empty() {
+        bail!("no receipt was given");
+    }
+    Ok(files)
+}
+
+fn as_text(path: &Path, report: &Report) -> String {
+    let lines: String = report.to_string().lines().map(|line| format!("  {line}\n")).collect();
+    format!("{}: {}\n{lines}", path.display(), report.verdict().as_str())
+}
+
+fn as_json(path: &Path, report: &Report) -> anyhow::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(report)?;
+    value["file"] = json!(path);
+    Ok(value)
+}
