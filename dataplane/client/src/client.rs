@@ -151,7 +151,7 @@ impl Client {
 
     /// Ends the session, and returns once the node knows or can no longer be told. Calls in flight fail with
     /// [`ClientError::Closed`].
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.session.end(ClientError::Closed);
         self.session.ended().await;
         self.endpoint.wait_idle().await;

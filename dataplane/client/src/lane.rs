@@ -40,7 +40,8 @@ pub(crate) struct Lanes {
 struct Lane {
     session: Arc<Session>,
     outgoing: Mutex<Outgoing>,
-    pending: Mutex<Pending>,
+    /// Shared by all lanes: an id is in flight once, whichever lane it is on.
+    pending: Arc<Mutex<Pending>>,
 }
 
 #[derive(Debug)]
@@ -85,12 +86,13 @@ impl Lanes {
         streams: Vec<(SendStream, RecvStream)>,
         limits: Limits,
     ) -> Self {
+        let pending = Arc::<Mutex<Pending>>::default();
         let lane = |(send, recv)| {
             let outgoing = Outgoing { encoder: Encoder::new(), buffer: Vec::new(), stream: Some(send) };
             let lane = Arc::new(Lane {
                 session: session.clone(),
                 outgoing: Mutex::new(outgoing),
-                pending: Mutex::default(),
+                pending: pending.clone(),
             });
             tokio::spawn(lane.clone().read(recv));
             lane
@@ -232,8 +234,7 @@ impl Lane {
             other => return Err(ClientError::unexpected(address, other, FrameKind::Response)),
         };
         let Some(call) = lock(&self.pending).calls.remove(&response.id) else {
-            let reason =
-                format!("it answered request {}, which is not in flight on this stream", response.id);
+            let reason = format!("it answered request {}, which is not in flight", response.id);
             return Err(ClientError::protocol(address, reason));
         };
         let answered = match response.result {
