@@ -168,12 +168,11 @@ sets that row's pace, and the server could do more.";
 /// A metric of a run: its name and unit, and how to read it.
 type Metric = ((&'static str, &'static str), fn(&Run) -> f64);
 
-const METRICS: [Metric; 5] = [
+const METRICS: [Metric; 4] = [
     (("p50_us", "us"), |run| run.measured.latency_us(0.5)),
     (("p99_us", "us"), |run| run.measured.latency_us(0.99)),
     (("p999_us", "us"), |run| run.measured.latency_us(0.999)),
-    (("rps", "1/s"), |run| run.measured.per_second()),
-    (("rps_per_core", "1/s"), |run| run.measured.per_second() / run.server_cores.max(f64::MIN_POSITIVE)),
+    (("rps_per_core", "1/s"), |run| run.measured.per_second() / run.server_cores),
 ];
 
 /// Every run with its case and server.

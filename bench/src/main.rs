@@ -3,7 +3,6 @@
 //! Each comparison is a module and a subcommand of its own; [`load`] makes the load, [`report`] prints.
 
 mod affinity;
-#[cfg(feature = "peers")]
 mod comparison;
 #[cfg(feature = "peers")]
 mod infer;
