@@ -1,8 +1,26 @@
-//! The HACA data plane: thread-per-core QUIC inference server.
+//! The HACA data plane: a thread-per-core QUIC inference server.
+//!
+//! Read it in the order of a request: [`transport`] takes packets from the kernel, [`steering`](mod@steering) has seen
+//! to it that they are the right shard's, [`shard`] runs QUIC, `session` reads the frames, `batch` runs the model,
+//! [`sign`] makes the receipts, and the answers go back the same way while the leaves go to `haca-settle`.
+//! [`server`] starts a group of shards for any [`shard::Application`]; [`node`] puts a whole node together.
 
+pub mod attest;
+mod batch;
+pub mod clock;
+pub mod config;
+pub mod keys;
 pub mod metrics;
+mod models;
+pub mod node;
+mod push;
 pub mod quic;
 pub mod server;
+mod session;
 pub mod shard;
+pub mod sign;
 mod steering;
 pub mod transport;
+
+pub use config::Config;
+pub use node::Node;

@@ -92,8 +92,10 @@ pub struct ShardMetrics {
     pub refusals: [Counter; haca_wire::Status::ALL.len()],
     pub batches: Counter,
     pub batch_size: Histogram,
-    /// From the datagram being read to the answer being written, in nanoseconds.
+    /// From the packet being read to the answer being written, in nanoseconds.
     pub service_time: Histogram,
+    /// Of one batch: execution, receipts, signature, encoding, in nanoseconds.
+    pub run_time: Histogram,
 }
 
 #[cfg(test)]

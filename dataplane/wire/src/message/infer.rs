@@ -55,6 +55,14 @@ impl<'a> RequestView<'a> {
             input: tensor_from_fb(request.input())?,
         })
     }
+
+    /// The id alone, of a request whose tensor does not fit itself: what it takes to refuse it.
+    ///
+    /// # Errors
+    /// If the payload is no `Request`.
+    pub fn id_of(payload: &[u8]) -> Result<RequestId, DecodeError> {
+        Ok(RequestId(decode_root::<fb::Request<'_>>(payload)?.id().bytes().into()))
+    }
 }
 
 /// The answer to a request, lying in the shard's buffers or in its frame.

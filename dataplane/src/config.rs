@@ -1,0 +1,286 @@
+//! The node's configuration: every limit of the data plane and the log, with the value it has if nobody sets it.
+
+use crate::models::ModelLimits;
+use crate::push::MAX_PUSHES;
+use crate::quic::QuicLimits;
+use crate::server::ServerConfig;
+use crate::session::MAX_AWAITS;
+use crate::transport::ring::RingLimits;
+use haca_settle::LogConfig;
+use haca_wire::message::session::Limits;
+use haca_wire::receipt::MAX_BATCH;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+/// Everything that can be set. A TOML file may set any part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen for callers (UDP). Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How many shards; 0: one on every core the process may use.
+    pub shards: usize,
+    /// The cores the shards are pinned to; empty: the first ones the process may use.
+    pub cpus: Vec<usize>,
+    /// Microseconds a shard polls after its last work before it parks. Parked, the next packet costs about 4 us more;
+    /// polling, the shard takes its whole core. -1: never park.
+    pub spin_us: i64,
+    /// Connections of one shard at a time.
+    pub max_connections: usize,
+    /// Streams one caller may have open.
+    pub max_streams: u32,
+    /// Requests of one session that may be unanswered at a time.
+    pub max_in_flight: u32,
+    /// The longest frame, in bytes: bounds a request's tensor and what a caller can make a shard hold for a stream.
+    pub max_frame_bytes: u32,
+    /// Bytes of answers that may wait for one slow reader before its connection is closed.
+    pub max_backlog_bytes: usize,
+    /// Bytes a caller may send ahead on one stream.
+    pub stream_window_bytes: u32,
+    /// Bytes a caller may send ahead on a connection.
+    pub connection_window_bytes: u32,
+    /// A connection without a packet for this long ends.
+    pub idle_timeout_ms: u32,
+    /// Receive buffers of 66 KiB of one shard; a power of two.
+    pub receive_buffers: u16,
+    /// Sends of 24 KB of one shard that may be under way.
+    pub send_slots: u16,
+    /// The most requests that run together.
+    pub max_batch: usize,
+    /// Microseconds a batch may wait for company; 0: it runs as soon as the shard gets to it.
+    pub max_delay_us: u64,
+    /// Model names there may be.
+    pub max_models: usize,
+    /// The longest model file that may be pushed.
+    pub max_model_bytes: u64,
+    /// Whether `vanilla` answers are signed too. Without, they are proven by the log alone.
+    pub sign_vanilla: bool,
+    /// Whether a development issuer stands in for a TEE, so that `tee` can be tried. Says nothing about hardware.
+    pub development_tee: bool,
+    /// Epoch of the policy in force; goes into every leaf.
+    pub policy_epoch: u32,
+    /// How long a shutdown waits for callers to take their last answers.
+    pub drain_timeout_ms: u64,
+    /// The settlement log.
+    pub log: LogSettings,
+}
+
+/// What can be set of the settlement log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// The log's name in its checkpoints. Fixed once the log exists.
+    pub origin: String,
+    /// Leaves that may wait for the log, of each shard; when they do, requests are refused as `overloaded`.
+    pub queue_capacity: usize,
+    /// Leaves in one commit.
+    pub max_group: usize,
+    /// Checkpoints are at least this far apart.
+    pub checkpoint_interval_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 4433)),
+            shards: 1,
+            cpus: Vec::new(),
+            spin_us: 50,
+            max_connections: 1024,
+            max_streams: 256,
+            max_in_flight: 4096,
+            max_frame_bytes: 256 << 10,
+            max_backlog_bytes: 4 << 20,
+            stream_window_bytes: 1 << 20,
+            connection_window_bytes: 8 << 20,
+            idle_timeout_ms: 30_000,
+            receive_buffers: 128,
+            send_slots: 64,
+            max_batch: 64,
+            max_delay_us: 0,
+            max_models: 64,
+            max_model_bytes: 64 << 20,
+            sign_vanilla: true,
+            development_tee: true,
+            policy_epoch: 0,
+            drain_timeout_ms: 5_000,
+            log: LogSettings::default(),
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            origin: "haca-node".to_owned(),
+            queue_capacity: 65_536,
+            max_group: 4096,
+            checkpoint_interval_ms: 100,
+        }
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{setting} = {value}: {rule}")]
+pub struct ConfigError {
+    setting: &'static str,
+    value: String,
+    rule: String,
+}
+
+/// Request ids in one `AwaitReceipts`: an answer with a path of 40 digests for each stays under a mebibyte, which every
+/// client here takes.
+const MAX_AWAIT_IDS: u32 = 512;
+
+impl Config {
+    /// Says whether the settings can work together.
+    ///
+    /// # Errors
+    /// The first that cannot, with the rule it breaks.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let rule = |setting, value: &dyn ToString, holds: bool, rule: &str| {
+            let error = || ConfigError { setting, value: value.to_string(), rule: rule.to_owned() };
+            holds.then_some(()).ok_or_else(error)
+        };
+        let batch = format!("must be 1 to {MAX_BATCH}");
+        rule("max_batch", &self.max_batch, (1..=MAX_BATCH as usize).contains(&self.max_batch), &batch)?;
+        rule("shards", &self.shards, self.shards <= 256, "must be at most 256, or 0 for one on every core")?;
+        rule("max_connections", &self.max_connections, self.max_connections > 0, "must be at least 1")?;
+        rule("max_streams", &self.max_streams, self.max_streams > 0, "must be at least 1")?;
+        rule("max_in_flight", &self.max_in_flight, self.max_in_flight > 0, "must be at least 1")?;
+        rule("max_models", &self.max_models, self.max_models > 0, "must be at least 1")?;
+        rule("send_slots", &self.send_slots, self.send_slots > 0, "must be at least 1")?;
+        let buffers = self.receive_buffers.is_power_of_two() && self.receive_buffers <= 1 << 12;
+        rule("receive_buffers", &self.receive_buffers, buffers, "must be a power of two up to 4096")?;
+        let frame = (16 << 10..=16 << 20).contains(&self.max_frame_bytes);
+        rule("max_frame_bytes", &self.max_frame_bytes, frame, "must be 16384 to 16777216")?;
+        let room = self.log.queue_capacity >= self.max_batch;
+        rule("log.queue_capacity", &self.log.queue_capacity, room, "must be at least max_batch")?;
+        rule("spin_us", &self.spin_us, self.spin_us >= -1, "must be microseconds, or -1 to never park")
+    }
+
+    /// The cores to pin shards to.
+    ///
+    /// # Errors
+    /// If more shards are asked for than there are cores to pin them to.
+    pub fn cpus(&self) -> Result<Vec<usize>, ConfigError> {
+        if !self.cpus.is_empty() {
+            let fits = self.shards == 0 || self.shards == self.cpus.len();
+            let error = || ConfigError {
+                setting: "shards",
+                value: self.shards.to_string(),
+                rule: format!("cpus names {} cores: leave shards out or make them equal", self.cpus.len()),
+            };
+            return fits.then(|| self.cpus.clone()).ok_or_else(error);
+        }
+        let mut cpus = allowed_cpus();
+        if self.shards > cpus.len() {
+            return Err(ConfigError {
+                setting: "shards",
+                value: self.shards.to_string(),
+                rule: format!(
+                    "the process may use {} cores, and each shard wants one of its own",
+                    cpus.len()
+                ),
+            });
+        }
+        if self.shards > 0 {
+            cpus.truncate(self.shards);
+        }
+        Ok(cpus)
+    }
+
+    /// An upper bound of what the node's buffers and queues take, part by part, in bytes. Models come on top.
+    pub fn memory(&self, shards: usize) -> Vec<(&'static str, u64)> {
+        let connections = (shards * self.max_connections) as u64;
+        let windows = u64::from(self.connection_window_bytes);
+        vec![
+            ("receive and send buffers", (shards * self.ring().memory_bytes()) as u64),
+            ("received bytes not yet read, if every caller fills its window", connections * windows),
+            ("answers not yet acknowledged, if every caller stops reading", connections * windows),
+            ("answers waiting for flow control", connections * self.max_backlog_bytes as u64),
+            ("model files arriving", MAX_PUSHES as u64 * self.max_model_bytes),
+            ("settlement log", self.log_config(Path::new("")).memory_bytes(shards)),
+        ]
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            max_frame_bytes: self.max_frame_bytes,
+            max_in_flight: self.max_in_flight,
+            max_await_ids: MAX_AWAIT_IDS.min((self.max_frame_bytes - 1024) / 16),
+            max_model_bytes: self.max_model_bytes,
+            idle_timeout_ms: self.idle_timeout_ms,
+        }
+    }
+
+    pub(crate) fn log_config(&self, data: &Path) -> LogConfig {
+        let mut log = LogConfig::new(data.join("log"), self.log.origin.clone());
+        log.queue_capacity = self.log.queue_capacity;
+        log.max_group = self.log.max_group;
+        log.checkpoint_interval = Duration::from_millis(self.log.checkpoint_interval_ms);
+        log
+    }
+
+    pub(crate) fn models(&self) -> ModelLimits {
+        ModelLimits {
+            max_models: self.max_models,
+            max_batch: self.max_batch,
+            max_delay: Duration::from_micros(self.max_delay_us),
+        }
+    }
+
+    pub(crate) fn server(&self, cpus: Vec<usize>) -> ServerConfig {
+        ServerConfig {
+            listen: self.listen,
+            cpus,
+            spin: u64::try_from(self.spin_us).ok().map(Duration::from_micros),
+            quic: QuicLimits {
+                max_streams: self.max_streams,
+                stream_window: self.stream_window_bytes,
+                connection_window: self.connection_window_bytes,
+                idle_timeout: Duration::from_millis(self.idle_timeout_ms.into()),
+            },
+            max_connections: self.max_connections,
+            max_backlog: self.max_backlog_bytes,
+            ring: self.ring(),
+            drain_timeout: Duration::from_millis(self.drain_timeout_ms),
+            inbox_capacity: 2 * MAX_AWAITS,
+        }
+    }
+
+    fn ring(&self) -> RingLimits {
+        RingLimits { receive_buffers: self.receive_buffers, send_slots: self.send_slots }
+    }
+}
+
+/// The cores this process may run on.
+fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: all-zero bytes are an empty set, and the kernel writes at most its size.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
+            return vec![0];
+        }
+        set
+    };
+    // SAFETY: `cpu` is below CPU_SETSIZE.
+    (0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_work_and_bad_settings_are_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let bad = Config { max_batch: 2000, ..Config::default() };
+        assert_eq!(bad.check().unwrap_err().to_string(), "max_batch = 2000: must be 1 to 1024");
+        assert!(toml::from_str::<Config>("max_batches = 3").is_err());
+        assert_eq!(toml::from_str::<Config>("[log]\nmax_group = 3").unwrap().log.max_group, 3);
+    }
+}

@@ -1,0 +1,224 @@
+//! The model table: the registry that one thread keeps, and the copy of it that each shard serves from.
+//!
+//! Models are loaded and their executors built on the registry's side, so adopting a change costs a shard a few moves.
+//! A name always means the model last pushed under it; the one before keeps its handle for requests under way and for
+//! callers that have not listed the models again, until the table needs its place.
+
+use crate::batch::ServedModel;
+use haca_kernels::{Dtype, Executor, LoadError, Model};
+use haca_wire::ModelId;
+use haca_wire::message::model::ModelEntry;
+use haca_wire::receipt::MAX_BATCH;
+use haca_wire::tensor::{MAX_RANK, Shape};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How models are served.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ModelLimits {
+    /// Names there may be. Superseded models may take as many places again.
+    pub max_models: usize,
+    /// The most requests that run together.
+    pub max_batch: usize,
+    /// How long a batch may wait for company.
+    pub max_delay: Duration,
+}
+
+/// Why a model is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The loader refused it.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The file is another one than was announced.
+    #[error("the file's id is {got}, {announced} was announced; compile or copy it again")]
+    Id {
+        /// Id of what arrived.
+        got: ModelId,
+        /// Id that was announced.
+        announced: ModelId,
+    },
+    /// Every place is taken.
+    #[error("all {0} model names are in use; push under a name that exists, or raise max_models")]
+    Full(usize),
+    /// A shape the wire cannot carry.
+    #[error("a shape of the model has more than {MAX_RANK} dimensions")]
+    Rank,
+}
+
+/// What the registry tells every shard about one change.
+pub(crate) struct TableChange {
+    /// The new model, ready to run on that shard.
+    pub(crate) added: ServedModel,
+    /// The handle to forget, if a place was needed.
+    pub(crate) dropped: Option<u32>,
+}
+
+/// A model that is ready to be put into the table.
+pub(crate) struct Prepared {
+    entry: ModelEntry,
+    served: Vec<ServedModel>,
+}
+
+/// The registry. Owned by the thread that takes pushes; knows the table, not the executors.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    limits: ModelLimits,
+    shards: usize,
+    /// Handles ascend; the last entry of a name is the one in force.
+    entries: Vec<ModelEntry>,
+    next_handle: u32,
+}
+
+impl Registry {
+    pub(crate) fn new(limits: ModelLimits, shards: usize) -> Self {
+        assert!((1..=MAX_BATCH as usize).contains(&limits.max_batch), "the configuration bounds max_batch");
+        Self { limits, shards, entries: Vec::new(), next_handle: 1 }
+    }
+
+    /// Loads a model and builds what each shard needs to run it. The table stays as it is.
+    ///
+    /// # Errors
+    /// If the model cannot be served.
+    pub(crate) fn prepare(
+        &self,
+        name: &str,
+        file: &[u8],
+        announced: Option<ModelId>,
+    ) -> Result<Prepared, ModelError> {
+        let known = self.entries.iter().any(|entry| entry.name == name);
+        if !known && self.current().count() >= self.limits.max_models {
+            return Err(ModelError::Full(self.limits.max_models));
+        }
+        let model = Arc::new(Model::load(file)?);
+        let got = ModelId(model.id());
+        if let Some(announced) = announced.filter(|announced| *announced != got) {
+            return Err(ModelError::Id { got, announced });
+        }
+        let shape = |dims: &[u32]| Shape::new(dims.iter().copied()).ok_or(ModelError::Rank);
+        let entry = ModelEntry {
+            handle: self.next_handle,
+            name: name.to_owned(),
+            id: got,
+            input_shape: shape(model.input_shape())?,
+            output_shape: shape(model.output_shape())?,
+            accepts_i16: model.accepts(Dtype::I16),
+            max_batch: self.limits.max_batch as u32,
+        };
+        let served = (0..self.shards)
+            .map(|_| {
+                let executor = Executor::new(Arc::clone(&model), self.limits.max_batch);
+                ServedModel::new(entry.clone(), executor, self.limits.max_delay)
+            })
+            .collect();
+        Ok(Prepared { entry, served })
+    }
+
+    /// Puts a prepared model into the table and says what each shard is to adopt.
+    pub(crate) fn commit(&mut self, prepared: Prepared) -> (ModelEntry, Vec<TableChange>) {
+        let Prepared { entry, served } = prepared;
+        self.next_handle += 1;
+        let dropped = self.make_room(&entry.name);
+        self.entries.push(entry.clone());
+        let changes = served.into_iter().map(|added| TableChange { added, dropped }).collect();
+        (entry, changes)
+    }
+
+    /// The models in force, by handle.
+    pub(crate) fn current(&self) -> impl Iterator<Item = &ModelEntry> {
+        in_force(self.entries.iter())
+    }
+
+    /// Drops the oldest superseded model if the places for those are taken. `incoming` is about to be superseded too.
+    fn make_room(&mut self, incoming: &str) -> Option<u32> {
+        let entries = &self.entries;
+        let is_superseded = |at: usize| {
+            entries[at].name == incoming
+                || entries[at + 1..].iter().any(|later| later.name == entries[at].name)
+        };
+        let superseded: Vec<usize> = (0..entries.len()).filter(|at| is_superseded(*at)).collect();
+        if superseded.len() <= self.limits.max_models {
+            return None;
+        }
+        Some(self.entries.remove(superseded[0]).handle)
+    }
+}
+
+/// Of entries in the order of their handles, those that no later one of the same name supersedes.
+pub(crate) fn in_force<'a>(
+    entries: impl DoubleEndedIterator<Item = &'a ModelEntry> + Clone,
+) -> impl Iterator<Item = &'a ModelEntry> {
+    let later = entries.clone();
+    entries.filter(move |entry| {
+        !later.clone().any(|other| other.handle > entry.handle && other.name == entry.name)
+    })
+}
+
+/// One shard's copy of the table.
+#[derive(Default)]
+pub(crate) struct ModelTable {
+    /// Handles ascend.
+    models: Vec<ServedModel>,
+}
+
+impl ModelTable {
+    pub(crate) fn adopt(&mut self, change: TableChange) {
+        if let Some(dropped) = change.dropped {
+            self.models.retain(|model| model.entry.handle != dropped);
+        }
+        debug_assert!(self.models.last().is_none_or(|last| last.entry.handle < change.added.entry.handle));
+        self.models.push(change.added);
+    }
+
+    pub(crate) fn find(&mut self, handle: u32) -> Option<&mut ServedModel> {
+        let at = self.models.binary_search_by_key(&handle, |model| model.entry.handle).ok()?;
+        self.models.get_mut(at)
+    }
+
+    pub(crate) fn current(&self) -> Vec<ModelEntry> {
+        in_force(self.models.iter().map(|model| &model.entry)).cloned().collect()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut ServedModel> {
+        self.models.iter_mut()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<std::time::Instant> {
+        self.models.iter().filter_map(ServedModel::deadline).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(handle: u32, name: &str) -> ModelEntry {
+        let shape = Shape::new([1]).expect("one dimension");
+        ModelEntry {
+            handle,
+            name: name.to_owned(),
+            id: ModelId([handle as u8; 32]),
+            input_shape: shape,
+            output_shape: shape,
+            accepts_i16: false,
+            max_batch: 1,
+        }
+    }
+
+    #[test]
+    fn a_name_means_the_model_last_pushed_under_it() {
+        let entries = [entry(1, "a"), entry(2, "b"), entry(3, "a")];
+        let handles: Vec<u32> = in_force(entries.iter()).map(|entry| entry.handle).collect();
+        assert_eq!(handles, [2, 3]);
+    }
+
+    #[test]
+    fn only_superseded_models_make_room() {
+        let limits = ModelLimits { max_models: 2, max_batch: 1, max_delay: Duration::ZERO };
+        let mut registry = Registry::new(limits, 1);
+        registry.entries = vec![entry(1, "a"), entry(2, "b"), entry(3, "a")];
+        assert_eq!(registry.make_room("b"), None);
+        registry.entries.push(entry(4, "b"));
+        assert_eq!(registry.make_room("a"), Some(1));
+    }
+}

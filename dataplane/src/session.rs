@@ -1,0 +1,579 @@
+//! Inference: what a shard does with the frames of its callers.
+//!
+//! A session begins with `Hello`; before that nothing else is taken. A request is checked and staged where it lies in
+//! its frame, and answered in the same turn unless its batch waits for company. Whatever cannot be served is refused
+//! with a reason; a frame that is not one closes the connection with a reason.
+
+use crate::batch::{Admission, Surroundings};
+use crate::clock::Clock;
+use crate::metrics::ShardMetrics;
+use crate::models::{ModelTable, TableChange};
+use crate::push::{Push, PushJob, Pusher};
+use crate::shard::{Application, Arrival, ConnectionKey, Outbox, StreamKey, Turn};
+use crate::sign::BatchSigner;
+use haca_settle::{Appender, LogHandle};
+use haca_wire::frame::{Frame, FrameKind, FrameReader};
+use haca_wire::message::infer::{RequestView, encode_refused};
+use haca_wire::message::log::{AwaitReceipts, ReceiptStates};
+use haca_wire::message::model::{ModelEntry, ModelList, PushModel, Pushed};
+use haca_wire::message::session::{Hello, Limits, Welcome};
+use haca_wire::message::{DecodeError, Encoder, Refusal};
+use haca_wire::tensor::TensorError;
+use haca_wire::{Digest, Mode, NodeId, PROTOCOL_VERSION, RequestId, SessionId, Status, sign};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The hint that goes with a refusal for overload: about what a full queue takes to drain.
+const RETRY_AFTER_US: u32 = 1000;
+
+/// `AwaitReceipts` that one shard may have unanswered. Each takes one place in the shard's inbox when it is answered.
+pub(crate) const MAX_AWAITS: usize = 512;
+
+/// What every shard knows of the node.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeFacts {
+    pub(crate) node: NodeId,
+    pub(crate) software: String,
+    pub(crate) limits: Limits,
+    pub(crate) policy_epoch: u32,
+    pub(crate) signs_vanilla: bool,
+    /// Attestation evidence; `tee` is offered where there is some.
+    pub(crate) evidence: Option<Vec<u8>>,
+    /// The key that permits pushes.
+    pub(crate) operator: [u8; 32],
+}
+
+/// What other threads tell an inference shard.
+pub(crate) enum Message {
+    /// A model was pushed.
+    Adopt(Box<TableChange>),
+    /// The log's answer to an `AwaitReceipts`.
+    Receipts { stream: StreamKey, states: Box<ReceiptStates> },
+    /// The registry's answer to a push.
+    Pushed { stream: StreamKey, outcome: Result<ModelEntry, Refusal> },
+}
+
+/// One connection.
+pub(crate) struct Session {
+    id: SessionId,
+    challenge: Digest,
+    ready: bool,
+    /// The session failed and is being closed: read no more of it.
+    closed: bool,
+}
+
+/// One stream.
+pub(crate) struct Stream {
+    reader: FrameReader,
+    push: Option<Box<Push>>,
+}
+
+/// The application of an inference shard.
+pub(crate) struct Inference {
+    facts: Arc<NodeFacts>,
+    models: ModelTable,
+    signer: BatchSigner,
+    log: Appender,
+    log_handle: LogHandle,
+    pusher: Pusher,
+    encoder: Encoder,
+    clock: Clock,
+    metrics: Arc<ShardMetrics>,
+    awaits: usize,
+    draining: bool,
+    /// Where the log sends its answers.
+    replies: Arc<dyn Fn(Message) + Send + Sync>,
+    /// The end of the last run in this turn: what came after it waited for it.
+    ran_until: Option<Instant>,
+}
+
+/// What an inference shard is made of.
+pub(crate) struct InferenceParts {
+    pub(crate) facts: Arc<NodeFacts>,
+    pub(crate) signer: BatchSigner,
+    pub(crate) log: Appender,
+    pub(crate) log_handle: LogHandle,
+    pub(crate) pusher: Pusher,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<ShardMetrics>,
+    pub(crate) replies: Arc<dyn Fn(Message) + Send + Sync>,
+}
+
+impl Inference {
+    pub(crate) fn new(parts: InferenceParts) -> Self {
+        let InferenceParts { facts, signer, log, log_handle, pusher, clock, metrics, replies } = parts;
+        Self {
+            facts,
+            models: ModelTable::default(),
+            signer,
+            log,
+            log_handle,
+            pusher,
+            encoder: Encoder::new(),
+            clock,
+            metrics,
+            awaits: 0,
+            draining: false,
+            replies,
+            ran_until: None,
+        }
+    }
+
+    /// Takes one frame. An error closes the connection.
+    fn frame(
+        &mut self,
+        frame: Frame<'_>,
+        arrival: &mut Arrival<'_, Self>,
+        push: &mut Option<Box<Push>>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Violation> {
+        if !arrival.session.ready && frame.kind != FrameKind::Hello {
+            return Err(Violation::new(Status::Malformed, "the first frame of a session must be Hello"));
+        }
+        match frame.kind {
+            FrameKind::Request => self.request(frame.payload, arrival, turn),
+            FrameKind::Hello => self.hello(frame.payload, arrival, turn),
+            FrameKind::AwaitReceipts => self.await_receipts(frame.payload, arrival, turn),
+            FrameKind::ListModels => {
+                let list = ModelList { models: self.models.current() };
+                turn.outbox.write(arrival.key, |out| list.encode(&mut self.encoder, out));
+                Ok(())
+            }
+            FrameKind::PushModel => self.begin_push(frame.payload, arrival, push, turn),
+            FrameKind::ModelChunk => self.continue_push(frame.payload, arrival, push, turn),
+            FrameKind::Welcome
+            | FrameKind::Response
+            | FrameKind::ReceiptStates
+            | FrameKind::ModelList
+            | FrameKind::Pushed
+            | FrameKind::Refusal => {
+                Err(Violation::new(Status::Malformed, format!("{:?} is for the node to send", frame.kind)))
+            }
+        }
+    }
+
+    fn hello(
+        &mut self,
+        payload: &[u8],
+        arrival: &mut Arrival<'_, Self>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Violation> {
+        let hello = Hello::decode(payload)?;
+        if hello.protocol_version != PROTOCOL_VERSION {
+            let detail = format!(
+                "you speak protocol version {}, this node speaks {PROTOCOL_VERSION}; install a matching client",
+                hello.protocol_version
+            );
+            return Err(Violation::new(Status::VersionMismatch, detail));
+        }
+        arrival.session.ready = true;
+        let facts = &self.facts;
+        let welcome = Welcome {
+            protocol_version: PROTOCOL_VERSION,
+            software: facts.software.clone(),
+            node: facts.node,
+            session: arrival.session.id,
+            limits: facts.limits,
+            models: self.models.current(),
+            policy_epoch: facts.policy_epoch,
+            signs_vanilla: facts.signs_vanilla,
+            evidence: facts.evidence.clone(),
+            operator_challenge: arrival.session.challenge,
+        };
+        turn.outbox.write(arrival.key, |out| welcome.encode(&mut self.encoder, out));
+        Ok(())
+    }
+
+    fn request(
+        &mut self,
+        payload: &[u8],
+        arrival: &mut Arrival<'_, Self>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Violation> {
+        self.metrics.requests.add(1);
+        let request = match RequestView::decode(payload) {
+            Ok(request) => request,
+            // The frame reads and only the tensor does not fit itself: that is one request's fault, not the session's.
+            Err(DecodeError::Tensor(error)) => {
+                let id = RequestView::id_of(payload)?;
+                self.refuse(arrival, id, Reason::Tensor(error), turn.outbox);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let Err(reason) = self.admit(&request, arrival, turn) {
+            self.refuse(arrival, request.id, reason, turn.outbox);
+        }
+        Ok(())
+    }
+
+    /// Stages the request, or says why not.
+    fn admit(
+        &mut self,
+        request: &RequestView<'_>,
+        arrival: &mut Arrival<'_, Self>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Reason> {
+        if self.draining {
+            return Err(Reason::Draining);
+        }
+        let max_in_flight = self.facts.limits.max_in_flight;
+        if arrival.pending.on_connection() >= max_in_flight {
+            return Err(Reason::InFlight(max_in_flight));
+        }
+        match request.mode {
+            Mode::Vanilla => {}
+            Mode::Tee if self.facts.evidence.is_some() => {}
+            mode => return Err(Reason::Mode(mode)),
+        }
+        // Each staged request will need a place in the log's queue, whichever model it is for.
+        let staged: usize = self.models.iter_mut().map(|model| model.staged()).sum();
+        if self.log.free() <= staged {
+            return Err(Reason::LogFull { stalled: self.log_handle.status().stalled });
+        }
+        let Some(model) = self.models.find(request.model) else {
+            return Err(Reason::UnknownModel(request.model));
+        };
+        if request.input.shape != model.entry.input_shape {
+            return Err(Reason::Shape(format!(
+                "model {:?} takes shape {}, got {}",
+                model.entry.name, model.entry.input_shape, request.input.shape
+            )));
+        }
+        if !model.accepts(request.input.dtype) {
+            return Err(Reason::Shape(format!(
+                "model {:?} takes f32, got {}",
+                model.entry.name, request.input.dtype
+            )));
+        }
+        let deadline = (request.deadline_us > 0)
+            .then(|| turn.now + Duration::from_micros(u64::from(request.deadline_us)));
+        if let Some(deadline) = deadline {
+            let now = self.ran_until.unwrap_or(turn.now);
+            if !model.can_meet(deadline, now) {
+                return Err(Reason::Deadline(request.deadline_us));
+            }
+        }
+        let admission = Admission {
+            stream: arrival.key,
+            session: arrival.session.id,
+            request: request.id,
+            mode: request.mode,
+            received: turn.now,
+            deadline,
+        };
+        model.stage(admission, &request.input).map_err(|error| Reason::Shape(error.to_string()))?;
+        arrival.pending.expect_answer();
+        if model.is_full() {
+            let mut surroundings = Surroundings {
+                signer: &mut self.signer,
+                log: &mut self.log,
+                encoder: &mut self.encoder,
+                clock: &self.clock,
+                metrics: &self.metrics,
+            };
+            model.run(&mut surroundings, turn.outbox);
+            self.ran_until = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn refuse(
+        &mut self,
+        arrival: &mut Arrival<'_, Self>,
+        id: RequestId,
+        reason: Reason,
+        outbox: &mut Outbox,
+    ) {
+        let (status, detail, retry_after_us) = reason.explain();
+        self.metrics.refusals[status as usize].add(1);
+        arrival.pending.expect_answer();
+        outbox.answer(arrival.key, |out| {
+            encode_refused(&mut self.encoder, out, id, status, &detail, retry_after_us);
+        });
+    }
+
+    fn await_receipts(
+        &mut self,
+        payload: &[u8],
+        arrival: &mut Arrival<'_, Self>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Violation> {
+        let AwaitReceipts { stage, ids } = AwaitReceipts::decode(payload)?;
+        let limit = self.facts.limits.max_await_ids as usize;
+        arrival.pending.expect_answer();
+        let stream = arrival.key;
+        let refusal = if ids.len() > limit {
+            Some((Status::LimitExceeded, format!("{} ids asked for, the limit is {limit}", ids.len())))
+        } else if self.awaits >= MAX_AWAITS {
+            Some((Status::Overloaded, format!("{MAX_AWAITS} questions about receipts wait already")))
+        } else {
+            let replies = Arc::clone(&self.replies);
+            let reply = move |states| replies(Message::Receipts { stream, states: Box::new(states) });
+            match self.log_handle.await_receipts(ids, stage, Box::new(reply)) {
+                Ok(()) => {
+                    self.awaits += 1;
+                    None
+                }
+                Err(busy) => Some((Status::LogUnavailable, busy.to_string())),
+            }
+        };
+        if let Some((status, detail)) = refusal {
+            let retry_after_us = if status == Status::LimitExceeded { 0 } else { RETRY_AFTER_US };
+            self.answer_refusal(stream, Refusal { status, detail, retry_after_us }, turn.outbox);
+        }
+        Ok(())
+    }
+
+    fn begin_push(
+        &mut self,
+        payload: &[u8],
+        arrival: &mut Arrival<'_, Self>,
+        push: &mut Option<Box<Push>>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Violation> {
+        let announced = PushModel::decode(payload)?;
+        arrival.pending.expect_answer();
+        let limit = self.facts.limits.max_model_bytes;
+        let permitted = sign::verify_push(
+            &self.facts.operator,
+            &arrival.session.challenge,
+            &Digest(announced.id.0),
+            &announced.name,
+            &announced.operator_signature,
+        );
+        let refusal = if self.draining {
+            Some((Status::Draining, "the node is shutting down".to_owned()))
+        } else if !permitted {
+            let detail = "the operator's key did not sign this push; use the operator.key of the node's data directory";
+            Some((Status::NotPermitted, detail.to_owned()))
+        } else if announced.length > limit {
+            Some((
+                Status::LimitExceeded,
+                format!("a model of {} bytes; the limit is {limit}", announced.length),
+            ))
+        } else if push.is_some() {
+            Some((Status::Malformed, "a push is already under way on this stream".to_owned()))
+        } else {
+            match self.pusher.begin(announced) {
+                Some(begun) => {
+                    *push = Some(Box::new(begun));
+                    None
+                }
+                None => Some((Status::Overloaded, "another model is being pushed; try again".to_owned())),
+            }
+        };
+        if let Some((status, detail)) = refusal {
+            let retry_after_us = if status == Status::Overloaded { 1000 * RETRY_AFTER_US } else { 0 };
+            self.answer_refusal(arrival.key, Refusal { status, detail, retry_after_us }, turn.outbox);
+        }
+        Ok(())
+    }
+
+    fn continue_push(
+        &mut self,
+        chunk: &[u8],
+        arrival: &mut Arrival<'_, Self>,
+        push: &mut Option<Box<Push>>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Violation> {
+        // Chunks behind a push that was refused are still on their way when the refusal leaves.
+        let Some(under_way) = push else { return Ok(()) };
+        if !under_way.append(chunk) {
+            *push = None;
+            let detail = "more bytes arrived than the push announced".to_owned();
+            let refusal = Refusal { status: Status::Malformed, detail, retry_after_us: 0 };
+            self.answer_refusal(arrival.key, refusal, turn.outbox);
+        } else if under_way.is_complete()
+            && let Some(push) = push.take()
+        {
+            let (stream, replies) = (arrival.key, Arc::clone(&self.replies));
+            let reply = move |outcome| replies(Message::Pushed { stream, outcome });
+            self.pusher.submit(PushJob { push: *push, reply: Box::new(reply) });
+        }
+        Ok(())
+    }
+
+    fn answer_refusal(&mut self, stream: StreamKey, refusal: Refusal, outbox: &mut Outbox) {
+        self.metrics.refusals[refusal.status as usize].add(1);
+        outbox.answer(stream, |out| refusal.encode(&mut self.encoder, out));
+    }
+}
+
+impl Application for Inference {
+    type Session = Session;
+    type Stream = Stream;
+    type Message = Message;
+
+    fn connected(&mut self, _: ConnectionKey, _: SocketAddr) -> Session {
+        let mut random = [0; 48];
+        getrandom::fill(&mut random).expect("the kernel's random source does not fail once it is seeded");
+        let (id, challenge) = random.split_at(16);
+        Session {
+            id: SessionId::from_slice(id).expect("16 bytes were split off"),
+            challenge: Digest::from_slice(challenge).expect("32 bytes are left"),
+            ready: false,
+            closed: false,
+        }
+    }
+
+    fn opened(&mut self) -> Stream {
+        Stream { reader: FrameReader::new(self.facts.limits.max_frame_bytes as usize), push: None }
+    }
+
+    fn received(&mut self, mut arrival: Arrival<'_, Self>, bytes: &[u8], turn: &mut Turn<'_>) {
+        if arrival.session.closed {
+            return;
+        }
+        // The reader's frames borrow it, and taking a frame needs the rest of the stream.
+        let Stream { reader, push } = arrival.stream;
+        let mut borrowed = (std::mem::replace(reader, FrameReader::new(0)), push.take());
+        let mut rest = bytes;
+        let result = loop {
+            let (reader, push) = &mut borrowed;
+            match reader.next(&mut rest) {
+                Ok(Some(frame)) => {
+                    if let Err(violation) = self.frame(frame, &mut arrival, push, turn) {
+                        break Err(violation);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(Violation::new(Status::Malformed, error.to_string())),
+            }
+        };
+        (arrival.stream.reader, arrival.stream.push) = borrowed;
+        if let Err(violation) = result {
+            self.metrics.refusals[violation.status as usize].add(1);
+            arrival.session.closed = true;
+            turn.outbox.close(arrival.key.connection, violation.status as u32, violation.detail);
+        }
+    }
+
+    fn ended(&mut self, arrival: Arrival<'_, Self>, turn: &mut Turn<'_>) {
+        if let Err(error) = arrival.stream.reader.finish() {
+            self.metrics.refusals[Status::Malformed as usize].add(1);
+            turn.outbox.close(arrival.key.connection, Status::Malformed as u32, error.to_string());
+        } else if arrival.stream.push.take().is_some() {
+            let detail = "the stream ended before the whole model had arrived".to_owned();
+            let refusal = Refusal { status: Status::Malformed, detail, retry_after_us: 0 };
+            self.answer_refusal(arrival.key, refusal, turn.outbox);
+        }
+    }
+
+    fn disconnected(&mut self, _: Session) {}
+
+    fn message(&mut self, message: Message, turn: &mut Turn<'_>) {
+        match message {
+            Message::Adopt(change) => self.models.adopt(*change),
+            Message::Receipts { stream, states } => {
+                self.awaits -= 1;
+                turn.outbox.answer(stream, |out| states.encode(&mut self.encoder, out));
+            }
+            Message::Pushed { stream, outcome: Ok(model) } => {
+                turn.outbox.answer(stream, |out| Pushed { model }.encode(&mut self.encoder, out));
+            }
+            Message::Pushed { stream, outcome: Err(refusal) } => {
+                self.answer_refusal(stream, refusal, turn.outbox);
+            }
+        }
+    }
+
+    fn end_of_turn(&mut self, turn: &mut Turn<'_>) {
+        self.clock.renew(turn.now);
+        let mut surroundings = Surroundings {
+            signer: &mut self.signer,
+            log: &mut self.log,
+            encoder: &mut self.encoder,
+            clock: &self.clock,
+            metrics: &self.metrics,
+        };
+        for model in self.models.iter_mut() {
+            if self.draining || model.deadline().is_some_and(|deadline| deadline <= turn.now) {
+                model.run(&mut surroundings, turn.outbox);
+            }
+        }
+        self.ran_until = None;
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.models.deadline()
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+    }
+}
+
+/// Why a connection is closed.
+struct Violation {
+    status: Status,
+    detail: String,
+}
+
+impl Violation {
+    fn new(status: Status, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+}
+
+impl From<DecodeError> for Violation {
+    fn from(error: DecodeError) -> Self {
+        Self::new(Status::Malformed, error.to_string())
+    }
+}
+
+/// Why a request is refused.
+enum Reason {
+    Draining,
+    InFlight(u32),
+    Mode(Mode),
+    LogFull { stalled: bool },
+    UnknownModel(u32),
+    Tensor(TensorError),
+    Shape(String),
+    Deadline(u32),
+}
+
+impl Reason {
+    /// Status, what to tell a person, and when to try again.
+    fn explain(self) -> (Status, String, u32) {
+        match self {
+            Reason::Draining => {
+                (Status::Draining, "the node is shutting down; connect to another".to_owned(), 0)
+            }
+            Reason::InFlight(limit) => (
+                Status::LimitExceeded,
+                format!("{limit} requests of this session are unanswered; wait for answers"),
+                RETRY_AFTER_US,
+            ),
+            Reason::Mode(Mode::Zk) => (Status::ModeUnavailable, "zk is not available yet".to_owned(), 0),
+            Reason::Mode(mode) => (
+                Status::ModeUnavailable,
+                format!("{mode} is not available: the node has no attestation evidence"),
+                0,
+            ),
+            Reason::LogFull { stalled: false } => {
+                (Status::Overloaded, "the settlement log's queue is full".to_owned(), RETRY_AFTER_US)
+            }
+            Reason::LogFull { stalled: true } => (
+                Status::LogUnavailable,
+                "the settlement log takes no entries now; the operator sees why in the node's log".to_owned(),
+                1000 * RETRY_AFTER_US,
+            ),
+            Reason::UnknownModel(handle) => {
+                (Status::UnknownModel, format!("no model has handle {handle}; list the models again"), 0)
+            }
+            Reason::Tensor(error) => (Status::BadTensor, error.to_string(), 0),
+            Reason::Shape(detail) => (Status::BadTensor, detail, 0),
+            Reason::Deadline(deadline_us) => (
+                Status::DeadlineMissed,
+                format!(
+                    "the answer would not have been there within {deadline_us} us, so it was not computed"
+                ),
+                0,
+            ),
+        }
+    }
+}
