@@ -9,6 +9,7 @@ use crate::model::graph::{
     Activation, Affine, Dense, Element, Finish, Graph, Node, Operator, Tensor, Trees, Weights,
 };
 use crate::model::{Dtype, Metadata, Model, encode};
+use crate::spec::activation::one;
 
 /// A stream of choices from one seed, so that a failing case is one number.
 struct Choices(u64);
@@ -54,8 +55,14 @@ fn stack(choices: &mut Choices) -> Graph {
         let outputs = choices.between(1, 90) as usize;
         let activation = [Activation::None, Activation::Sigmoid, Activation::Tanh][choices.below(3) as usize];
         let mut output = match (activation, choices.below(4)) {
-            (Activation::Sigmoid, _) => tensor("s", outputs, Element::I16, 15, (0, 32767)),
-            (Activation::Tanh, _) => tensor("t", outputs, Element::I16, 15, (-32767, 32767)),
+            (Activation::Sigmoid, narrower) => {
+                let exponent = 15 - 2 * narrower as i32;
+                tensor("s", outputs, Element::I16, exponent, (0, one(exponent)))
+            }
+            (Activation::Tanh, narrower) => {
+                let exponent = 15 - narrower as i32;
+                tensor("t", outputs, Element::I16, exponent, (-one(exponent), one(exponent)))
+            }
             (_, 0) => tensor("relu", outputs, Element::I16, 11, (0, 8191)),
             (_, 1) => tensor("narrow", outputs, Element::I16, 9, (-2047, 1000)),
             _ => tensor("y", outputs, Element::I16, 12, FULL),
@@ -307,4 +314,40 @@ fn rows_of_the_wrong_length_type_or_with_nan_are_refused() {
     let mut executor = Executor::new(Arc::clone(&model), 1);
     let row = vec![0; model.input_len() * 2];
     assert_eq!(executor.stage(0, Dtype::I16, &row), Err(super::InputError::Dtype));
+}
+
+/// Rewrites `tests/golden/`: `HACA_REGENERATE=1 cargo test -p haca-kernels golden_models`. The integers are the
+/// reference executor's; a change of any is a change of the semantics, and needs a new file version.
+#[test]
+fn golden_models_are_made_from_seeds() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    type Maker = fn(&mut Choices) -> Graph;
+    for (kind, make, integral) in [("dense", stack as Maker, false), ("trees", forest as Maker, true)] {
+        let small = (0..).map(Choices).filter_map(|mut choices| {
+            let graph = make(&mut choices);
+            let file = encode(&graph, &Metadata::default());
+            (file.len() < 5000 && graph.nodes.len() > usize::from(!integral)).then_some((choices, file))
+        });
+        for (index, (mut choices, file)) in small.take(4).enumerate() {
+            let model = Arc::new(Model::load(&file).unwrap());
+            let rows: Vec<Vec<u8>> = (0..6).map(|_| row(&mut choices, model.input_len(), integral)).collect();
+            if std::env::var_os("HACA_REGENERATE").is_none() {
+                continue;
+            }
+            let mut executor = Executor::with_backend(Arc::clone(&model), 1, Backend::Scalar);
+            let mut text = String::new();
+            for row in &rows {
+                executor.stage(0, Dtype::F32, row).unwrap();
+                executor.execute(1);
+                let integers: Vec<String> = executor.output_fixed(0).iter().map(i64::to_string).collect();
+                text += &(integers.join(" ") + "\n");
+            }
+            let floats =
+                rows.concat().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            let input = crate::npy::Array { shape: vec![rows.len(), model.input_len()], data: floats };
+            std::fs::write(format!("{folder}/{kind}{index}.haca"), &file).unwrap();
+            std::fs::write(format!("{folder}/{kind}{index}.txt"), text).unwrap();
+            crate::npy::write(format!("{folder}/{kind}{index}_input.npy"), &input).unwrap();
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::dense::{GROUP, Lanes, PackedDense, TILE};
 use super::scratch::Scratch;
 use crate::model::graph::Activation;
 use crate::model::plan::{Arena, Region};
-use crate::spec::activation::NARROW_SEGMENTS;
+use crate::spec::activation::{NARROW_SEGMENTS, one};
 use crate::spec::rounding::requantize;
 
 /// Rows computed together: weights are loaded once for both.
@@ -194,7 +194,7 @@ unsafe fn store<const T: usize>(
         let value = match layer.activation {
             Activation::None => value,
             // SAFETY: AVX2 is this function's own condition.
-            activation => unsafe { activate(activation, value) },
+            activation => unsafe { activate(activation, layer.exponent, value) },
         };
         let place = at + (first + tile) * TILE;
         // SAFETY: the caller's row has room for all tiles.
@@ -232,7 +232,7 @@ unsafe fn store_wide<const T: usize>(
         } else {
             requantize(sum, shift, layer.minimum, layer.maximum)
         };
-        let value = layer.activation.apply(value);
+        let value = layer.activation.apply(value, layer.exponent);
         // SAFETY: the caller's row has room for all tiles.
         unsafe {
             match y {
@@ -248,14 +248,14 @@ unsafe fn store_wide<const T: usize>(
 /// # Safety
 /// AVX2.
 #[target_feature(enable = "avx2")]
-unsafe fn activate(activation: Activation, argument: __m256i) -> __m256i {
+unsafe fn activate(activation: Activation, exponent: i32, argument: __m256i) -> __m256i {
     let table = NARROW_SEGMENTS.coefficients.as_ptr().cast::<i64>();
     let magnitude = _mm256_min_epi32(_mm256_abs_epi32(argument), _mm256_set1_epi32(i16::MAX.into()));
     let segment = _mm256_srli_epi32::<9>(magnitude);
     let local = _mm256_and_si256(magnitude, _mm256_set1_epi32(511));
     // A row of the table is three 64-bit words.
     let index = _mm256_add_epi32(segment, _mm256_slli_epi32::<1>(segment));
-    let shift = NARROW_SEGMENTS.sum_exponent - if activation == Activation::Tanh { 15 } else { 14 };
+    let shift = NARROW_SEGMENTS.sum_exponent - exponent + i32::from(activation == Activation::Sigmoid);
     let half = _mm256_set1_epi64x(1 << (shift - 1));
     let count = _mm_cvtsi32_si128(shift);
     let evaluate = |index: __m128i, local: __m128i| {
@@ -281,11 +281,10 @@ unsafe fn activate(activation: Activation, argument: __m256i) -> __m256i {
     let high = _mm256_permutevar8x32_epi32(high, even);
     let rounded = _mm256_blend_epi32::<0b1111_0000>(low, high);
     let signed = _mm256_sign_epi32(rounded, argument);
-    let limit = _mm256_set1_epi32(i16::MAX.into());
+    let most = one(exponent) as i32;
+    let limit = _mm256_set1_epi32(most);
     match activation {
-        Activation::Tanh => {
-            _mm256_max_epi32(_mm256_min_epi32(signed, limit), _mm256_set1_epi32(-i32::from(i16::MAX)))
-        }
-        _ => _mm256_min_epi32(_mm256_add_epi32(_mm256_set1_epi32(1 << 14), signed), limit),
+        Activation::Tanh => _mm256_max_epi32(_mm256_min_epi32(signed, limit), _mm256_set1_epi32(-most)),
+        _ => _mm256_min_epi32(_mm256_add_epi32(_mm256_set1_epi32(1 << (exponent - 1)), signed), limit),
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct PackedDense {
     pub(crate) narrow_biases: Vec<i32>,
     pub(crate) shifts: Vec<i32>,
     pub(crate) activation: Activation,
+    /// Exponent of the output.
+    pub(crate) exponent: i32,
     /// Bounds of the requantised value.
     pub(crate) minimum: i64,
     pub(crate) maximum: i64,
@@ -39,7 +41,7 @@ impl PackedDense {
     pub(crate) fn new(dense: &Dense, input: &Tensor, output: &Tensor, proof: Proof) -> PackedDense {
         let (inputs, outputs) = (input.len(), output.len());
         let (pairs, tiles) = (inputs.div_ceil(2), outputs.div_ceil(TILE));
-        let (exponent, minimum, maximum) = dense.activation.argument(output);
+        let (argument, minimum, maximum) = dense.activation.argument(output);
         let weight = |channel: usize, index: usize| {
             let within = channel < outputs && index < inputs;
             if within { dense.weights.get(channel * inputs + index) } else { 0 }
@@ -56,7 +58,7 @@ impl PackedDense {
         let mut biases = vec![0; tiles * TILE];
         let mut shifts = vec![0; tiles * TILE];
         for channel in 0..outputs {
-            let shift = input.exponent + dense.weight_exponent(channel) - exponent;
+            let shift = input.exponent + dense.weight_exponent(channel) - argument;
             shifts[channel] = shift;
             biases[channel] = dense.bias[channel] + if shift > 0 { 1 << (shift - 1) } else { 0 };
         }
@@ -71,6 +73,7 @@ impl PackedDense {
             narrow_biases,
             shifts,
             activation: dense.activation,
+            exponent: output.exponent,
             minimum,
             maximum,
         }

@@ -2,7 +2,7 @@
 
 use super::scratch::Scratch;
 use crate::model::Model;
-use crate::model::graph::{Activation, Affine, Dense, Finish, Node, Operator, Tensor, Trees};
+use crate::model::graph::{Activation, Affine, Dense, Finish, Node, Operator, Tensor, Trees, Weights};
 use crate::model::plan::Region;
 use crate::spec::activation::{WIDE_INPUT_EXPONENT, wide_sigmoid};
 use crate::spec::rounding::requantize;
@@ -40,13 +40,20 @@ fn dense(
     let (exponent, minimum, maximum) = layer.activation.argument(output);
     for channel in 0..output.len() {
         let x = &scratch.i16_row(from, row)[..inputs];
-        let weights = (channel * inputs..).map(|index| i64::from(layer.weights.get(index)));
-        let products = x.iter().zip(weights).map(|(&x, weight)| i64::from(x) * weight);
-        let sum = layer.bias[channel] + products.sum::<i64>();
+        let row_weights = channel * inputs..(channel + 1) * inputs;
+        let sum = layer.bias[channel]
+            + match &layer.weights {
+                Weights::I8(weights) => dot(x, &weights[row_weights]),
+                Weights::I16(weights) => dot(x, &weights[row_weights]),
+            };
         let shift = input.exponent + layer.weight_exponent(channel) - exponent;
         let value = requantize(sum, shift, minimum, maximum);
-        scratch.set(to, row, channel, layer.activation.apply(value));
+        scratch.set(to, row, channel, layer.activation.apply(value, output.exponent));
     }
+}
+
+fn dot<W: Copy + Into<i64>>(x: &[i16], weights: &[W]) -> i64 {
+    x.iter().zip(weights).map(|(&x, &weight)| i64::from(x) * weight.into()).sum()
 }
 
 /// Section 7.2.
@@ -91,7 +98,7 @@ fn map(
     for element in 0..output.len() {
         let value = scratch.get(from, row, element);
         let argument = requantize(value, input.exponent - exponent, minimum, maximum);
-        scratch.set(to, row, element, activation.apply(argument));
+        scratch.set(to, row, element, activation.apply(argument, output.exponent));
     }
 }
 

@@ -12,6 +12,8 @@ mod forest;
 mod graph;
 mod onnx;
 mod quantize;
+#[cfg(test)]
+mod tests;
 mod trees;
 
 use std::sync::Arc;
@@ -58,7 +60,7 @@ pub struct CompileOptions {
     /// Width of exact sums.
     pub accumulator: Accumulator,
     /// Largest error on the calibration rows, as a fraction of the output's range, that [`Accumulator::Auto`] accepts
-    /// of 32-bit sums.
+    /// of 32-bit sums. The default leaves room below a thousandth for rows that calibration has not seen.
     pub max_error: f64,
     /// By how much the ranges seen in calibration are widened before scales are chosen: 1 is not at all.
     pub headroom: f64,
@@ -71,7 +73,7 @@ impl Default for CompileOptions {
             output: None,
             i16_boundary: false,
             accumulator: Accumulator::Auto,
-            max_error: 1e-3,
+            max_error: 7e-4,
             headroom: 2.0,
         }
     }

@@ -8,7 +8,7 @@ use super::float::{Finish, FloatGraph, Function, Operation, Step, Value};
 use super::fold::uses;
 use super::{CompileOptions, ImportError, forest};
 use crate::model::graph::{Activation, Affine, Dense, Element, Graph, Node, Operator, Tensor, Weights};
-use crate::spec::activation::{OUTPUT_EXPONENT, SIGMOID_INPUT_EXPONENT, TANH_INPUT_EXPONENT};
+use crate::spec::activation::{self, OUTPUT_EXPONENTS, SIGMOID_INPUT_EXPONENT, TANH_INPUT_EXPONENT};
 use crate::spec::rounding::{EXPONENTS, MAX_RIGHT_SHIFT, power_of_two};
 
 /// Width of the exact sums of dense layers.
@@ -182,12 +182,13 @@ impl Builder<'_> {
     }
 
     /// The format of what a step, with its activation, computes.
-    fn output_tensor(&self, value: Value, name: &str, activation: Option<Function>) -> Tensor {
+    fn output_tensor(&self, value: Value, name: &str, function: Option<Function>) -> Tensor {
         let bound = self.ranges.bound(value) * self.options.headroom;
-        let limit = i64::from(i16::MAX);
-        match activation {
-            Some(Function::Sigmoid) => self.tensor(value, name, Element::I16, OUTPUT_EXPONENT, (0, limit)),
-            Some(Function::Tanh) => self.tensor(value, name, Element::I16, OUTPUT_EXPONENT, (-limit, limit)),
+        let exponent = (self.bits(value) as i32).clamp(*OUTPUT_EXPONENTS.start(), *OUTPUT_EXPONENTS.end());
+        let one = activation::one(exponent);
+        match function {
+            Some(Function::Sigmoid) => self.tensor(value, name, Element::I16, exponent, (0, one)),
+            Some(Function::Tanh) => self.tensor(value, name, Element::I16, exponent, (-one, one)),
             relu => {
                 let served = value == self.float.output && !self.options.i16_boundary;
                 let (element, bits, limit) = if served && self.consumers(value).next().is_none() {
@@ -222,12 +223,12 @@ impl Builder<'_> {
             Operation::Add => Operator::Add,
             Operation::Function(own) => {
                 output = self.output_tensor(value, &step.name, Some(*own));
-                Operator::Map(activation(Some(*own)))
+                Operator::Map(activation_of(Some(*own)))
             }
             Operation::Ensemble(ensemble) => {
                 let trees = forest::quantize(step, ensemble)?;
                 let exponent = match trees.finish {
-                    Finish::Logistic | Finish::LogisticPair => crate::spec::activation::WIDE_OUTPUT_EXPONENT,
+                    Finish::Logistic | Finish::LogisticPair => activation::WIDE_OUTPUT_EXPONENT,
                     _ => trees.sum_exponent,
                 };
                 output = self.tensor(value, &step.name, Element::I64, exponent, (-(1 << 62), 1 << 62));
@@ -302,12 +303,12 @@ impl Builder<'_> {
             weight_exponents: if uniform { vec![exponents[0]] } else { exponents },
             bias: channels.iter().map(|channel| channel.bias).collect(),
             weights: Weights::I16(channels.into_iter().flat_map(|channel| channel.weights).collect()),
-            activation: activation(function),
+            activation: activation_of(function),
         })
     }
 }
 
-fn activation(function: Option<Function>) -> Activation {
+fn activation_of(function: Option<Function>) -> Activation {
     match function {
         Some(Function::Sigmoid) => Activation::Sigmoid,
         Some(Function::Tanh) => Activation::Tanh,

@@ -248,7 +248,7 @@ fn build_tree(
     let [root] = roots[..] else {
         return refuse(
             node,
-            format!("tree {tree} has {} roots: its nodes form a cycle, or several trees", roots.len()),
+            format!("tree {tree} has {} roots: every node but one needs a parent", roots.len()),
         );
     };
     // Depth first: so children get later indices than their parent. One root and one parent each make it a tree, with
@@ -260,7 +260,10 @@ fn build_tree(
         pending.extend(children.get(&place).into_iter().flatten().rev());
     }
     if order.len() != members.len() {
-        return refuse(node, format!("tree {tree} has nodes that its root does not reach"));
+        return refuse(
+            node,
+            format!("tree {tree} has nodes that its root does not reach: they form a cycle"),
+        );
     }
     let mut indices = HashMap::with_capacity(order.len());
     let (mut branches, mut leaves) = (0, 0);

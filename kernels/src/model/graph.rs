@@ -62,12 +62,12 @@ impl Activation {
         }
     }
 
-    /// Applies the activation to a requantised value.
-    pub(crate) fn apply(self, value: i64) -> i64 {
+    /// Applies the activation to a requantised value, for an output at `exponent`.
+    pub(crate) fn apply(self, value: i64, exponent: i32) -> i64 {
         match self {
             Activation::None => value,
-            Activation::Sigmoid => activation::sigmoid(value as i16).into(),
-            Activation::Tanh => activation::tanh(value as i16).into(),
+            Activation::Sigmoid => activation::sigmoid(value as i16, exponent).into(),
+            Activation::Tanh => activation::tanh(value as i16, exponent).into(),
         }
     }
 }

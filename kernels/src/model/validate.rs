@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::LoadError;
 use super::graph::{Activation, Affine, Dense, Element, Finish, Graph, Node, Operator, Tensor, Trees};
-use crate::spec::activation::{OUTPUT_EXPONENT, WIDE_INPUT_EXPONENT, WIDE_OUTPUT_EXPONENT};
+use crate::spec::activation::{OUTPUT_EXPONENTS, WIDE_INPUT_EXPONENT, WIDE_OUTPUT_EXPONENT, one};
 use crate::spec::rounding::{EXPONENTS, MAX_LEFT_SHIFT, MAX_RIGHT_SHIFT};
 
 /// Bounds memory: a row of a tensor takes at most 8 MiB.
@@ -164,21 +164,21 @@ fn check_shift(node: &Node, shift: i32) -> Result<(), LoadError> {
     ))
 }
 
-/// Sigmoid and tanh have one output format.
+/// Sigmoid and tanh make `i16` values of magnitude at most one.
 fn check_activation(node: &Node, activation: Activation, output: &Tensor) -> Result<(), LoadError> {
+    let fits = OUTPUT_EXPONENTS.contains(&output.exponent);
+    let one = if fits { one(output.exponent) } else { 0 };
     let least = match activation {
         Activation::None => return Ok(()),
         Activation::Sigmoid => 0,
-        Activation::Tanh => -i64::from(i16::MAX),
+        Activation::Tanh => -one,
     };
-    let bounds = (output.minimum, output.maximum) == (least, i16::MAX.into());
-    if output.element == Element::I16 && output.exponent == OUTPUT_EXPONENT && bounds {
+    if fits && output.element == Element::I16 && (output.minimum, output.maximum) == (least, one) {
         return Ok(());
     }
-    Err(LoadError::invalid(
-        &node.name,
-        format!("{activation:?} needs an i16 output at exponent {OUTPUT_EXPONENT}"),
-    ))
+    let what =
+        format!("{activation:?} needs an i16 output at an exponent in {OUTPUT_EXPONENTS:?}, bounded by one");
+    Err(LoadError::invalid(&node.name, what))
 }
 
 /// The exact interval of every output's sum, and so the width of its accumulator.

@@ -10,8 +10,9 @@ use super::coefficients::{NARROW, WIDE};
 pub const SIGMOID_INPUT_EXPONENT: i32 = 11;
 /// Exponent of the `i16` argument of [`tanh`]: it covers -8 to 8.
 pub const TANH_INPUT_EXPONENT: i32 = 12;
-/// Exponent of the `i16` results of [`sigmoid`] and [`tanh`].
-pub const OUTPUT_EXPONENT: i32 = 15;
+/// Exponents that the `i16` results of [`sigmoid`] and [`tanh`] may have: fewer bits leave more to the weights of the
+/// layer after.
+pub const OUTPUT_EXPONENTS: std::ops::RangeInclusive<i32> = 8..=15;
 /// Exponent of the argument of [`wide_sigmoid`].
 pub const WIDE_INPUT_EXPONENT: i32 = 20;
 /// Exponent of the result of [`wide_sigmoid`].
@@ -51,15 +52,21 @@ impl Segments {
     }
 }
 
-/// Sigmoid of `x * 2^-11`, as an integer at exponent 15. Error below 5e-5, most of it the output's own step.
-pub fn sigmoid(x: i16) -> i16 {
-    let half = 1 << (OUTPUT_EXPONENT - 1);
-    (half + NARROW_SEGMENTS.evaluate(x.into(), OUTPUT_EXPONENT - 1)).min(i16::MAX.into()) as i16
+/// One, or the most that an `i16` holds below it, at an exponent of [`OUTPUT_EXPONENTS`].
+pub const fn one(exponent: i32) -> i64 {
+    let one = 1 << exponent;
+    if one > i16::MAX as i64 { i16::MAX as i64 } else { one }
 }
 
-/// Hyperbolic tangent of `x * 2^-12`, as an integer at exponent 15. Error below 8e-5.
-pub fn tanh(x: i16) -> i16 {
-    NARROW_SEGMENTS.evaluate(x.into(), OUTPUT_EXPONENT).clamp(-i64::from(i16::MAX), i16::MAX.into()) as i16
+/// Sigmoid of `x * 2^-11`, as an integer at `exponent`. At 15 the error is below 5e-5, most of it the output's own step.
+pub fn sigmoid(x: i16, exponent: i32) -> i16 {
+    let half = 1 << (exponent - 1);
+    (half + NARROW_SEGMENTS.evaluate(x.into(), exponent - 1)).min(one(exponent)) as i16
+}
+
+/// Hyperbolic tangent of `x * 2^-12`, as an integer at `exponent`. At 15 the error is below 8e-5.
+pub fn tanh(x: i16, exponent: i32) -> i16 {
+    NARROW_SEGMENTS.evaluate(x.into(), exponent).clamp(-one(exponent), one(exponent)) as i16
 }
 
 /// Sigmoid of `x * 2^-20`, as an integer at exponent 30, for the scores of tree ensembles. Error below 5e-7.
@@ -120,15 +127,19 @@ mod tests {
 
     #[test]
     fn activations_are_accurate_monotone_and_symmetric_over_every_argument() {
-        let (mut before_sigmoid, mut before_tanh) = (i16::MIN, i16::MIN);
-        for x in i16::MIN..=i16::MAX {
-            let z = f64::from(x);
-            let exact = 1.0 / (1.0 + (-z / 2048.0).exp());
-            assert!((f64::from(sigmoid(x)) / 32768.0 - exact).abs() < 5e-5, "sigmoid {x}");
-            assert!((f64::from(tanh(x)) / 32768.0 - (z / 4096.0).tanh()).abs() < 8e-5, "tanh {x}");
-            assert!(sigmoid(x) >= before_sigmoid && tanh(x) >= before_tanh, "not monotone at {x}");
-            (before_sigmoid, before_tanh) = (sigmoid(x), tanh(x));
-            assert_eq!(tanh(x), -tanh(x.saturating_neg()));
+        for exponent in OUTPUT_EXPONENTS {
+            let unit = 2f64.powi(-exponent);
+            let (mut before_sigmoid, mut before_tanh) = (i16::MIN, i16::MIN);
+            for x in i16::MIN..=i16::MAX {
+                let z = f64::from(x);
+                let (sigmoid, tanh) = (sigmoid(x, exponent), tanh(x, exponent));
+                let exact = 1.0 / (1.0 + (-z / 2048.0).exp());
+                assert!((f64::from(sigmoid) * unit - exact).abs() < 1.8e-5 + unit, "sigmoid {x}");
+                assert!((f64::from(tanh) * unit - (z / 4096.0).tanh()).abs() < 4e-5 + unit, "tanh {x}");
+                assert!(sigmoid >= before_sigmoid && tanh >= before_tanh, "not monotone at {x}");
+                (before_sigmoid, before_tanh) = (sigmoid, tanh);
+                assert_eq!(tanh, -super::tanh(x.saturating_neg(), exponent));
+            }
         }
     }
 

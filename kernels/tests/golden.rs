@@ -1,0 +1,102 @@
+//! Golden vectors: models, inputs and the exact integers they give, on every executor; and the single rules.
+//!
+//! The files pin the semantics of `SPEC.md`: another executor or a circuit is right if it gives these integers.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use haca_kernels::spec::{activation, rounding};
+use haca_kernels::{Backend, Dtype, Executor, Model, npy};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+#[test]
+fn golden_models_give_their_integers_on_every_executor() {
+    let mut models = 0;
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "haca") {
+            continue;
+        }
+        models += 1;
+        let model = Arc::new(Model::load(&std::fs::read(&path).unwrap()).unwrap());
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let input = npy::read(folder().join(format!("{stem}_input.npy"))).unwrap();
+        let expected = std::fs::read_to_string(path.with_extension("txt")).unwrap();
+        let expected: Vec<Vec<i64>> = expected
+            .lines()
+            .map(|line| line.split(' ').map(|integer| integer.parse().unwrap()).collect())
+            .collect();
+        assert_eq!(expected.len(), input.rows(), "{stem}");
+        for backend in Backend::available() {
+            let mut executor = Executor::with_backend(Arc::clone(&model), input.rows(), backend);
+            for slot in 0..input.rows() {
+                let row: Vec<u8> = input.row(slot).iter().flat_map(|value| value.to_le_bytes()).collect();
+                executor.stage(slot, Dtype::F32, &row).unwrap();
+            }
+            executor.execute(input.rows());
+            for (slot, expected) in expected.iter().enumerate() {
+                assert_eq!(executor.output_fixed(slot), expected, "{stem} row {slot} on {}", backend.name());
+            }
+        }
+    }
+    assert_eq!(models, 8);
+}
+
+/// Arguments of each rule that reach its edges, and what it gives.
+fn rules() -> String {
+    let mut text = String::from("# rule, arguments, = result; kernels/SPEC.md says what they mean\n");
+    for value in [0, 1, 3, 5, -1, -3, -5, 1 << 40, -(1 << 40), i64::MAX, i64::MIN] {
+        for shift in [-31, -1, 0, 1, 2, 31, 62] {
+            let result = rounding::requantize(value, shift, -32768, 32767);
+            text += &format!("requantize {value} {shift} -32768 32767 = {result}\n");
+        }
+    }
+    let infinity = f32::INFINITY.to_bits();
+    for bits in
+        [0, 1 << 31, 1, 0x3f80_0000, 0xbfc0_0000, 0x4b00_0001, infinity, infinity | 1 << 31, 0xff7f_ffff]
+    {
+        let float = f32::from_bits(bits);
+        text += &format!("key {bits:#010x} = {}\n", rounding::key(float));
+        for exponent in [-3, 0, 1, 12, 96] {
+            text += &format!(
+                "quantize {bits:#010x} {exponent} -32768 32767 = {}\n",
+                rounding::quantize(float, exponent, -32768, 32767)
+            );
+        }
+    }
+    for value in [0, 1, -1, 16_777_217, 16_777_219, i64::MAX, i64::MIN] {
+        for exponent in [-64, 0, 31, 96] {
+            text += &format!(
+                "to_f32 {value} {exponent} = {:#010x}\n",
+                rounding::to_f32(value, exponent).to_bits()
+            );
+        }
+    }
+    for x in (i16::MIN..=i16::MAX).step_by(1021).chain([-1, 0, 1, i16::MAX]) {
+        for exponent in [8, 12, 15] {
+            text += &format!("sigmoid {x} {exponent} = {}\n", activation::sigmoid(x, exponent));
+            text += &format!("tanh {x} {exponent} = {}\n", activation::tanh(x, exponent));
+        }
+        let wide = i64::from(x) * 769;
+        text += &format!("wide_sigmoid {wide} = {}\n", activation::wide_sigmoid(wide));
+    }
+    text
+}
+
+#[test]
+fn golden_rules_give_their_results() {
+    let path = folder().join("rules.txt");
+    if std::env::var_os("HACA_REGENERATE").is_some() {
+        std::fs::write(&path, rules()).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap();
+    for (committed, computed) in committed.lines().zip(rules().lines()) {
+        assert_eq!(committed, computed);
+    }
+    assert_eq!(committed.lines().count(), rules().lines().count());
+}
