@@ -298,6 +298,47 @@ proptest! {
     }
 }
 
+/// The widest sum that is proven to fit 32 bits is reached exactly, and one more takes 64.
+#[test]
+fn accumulators_are_exact_at_the_edge_of_their_proof() {
+    let (limit, top) = (i64::from(i32::MAX), 32767);
+    for (beyond, bits) in [(0, 32), (1, 64)] {
+        for sign in [1, -1] {
+            let bias = sign * (limit + beyond - 2 * top * top) - i64::from(sign < 0);
+            let graph = Graph {
+                tensors: vec![
+                    tensor("x", 2, Element::I16, 0, (-top, top)),
+                    tensor("y", 1, Element::I32, -4, (-limit, limit)),
+                ],
+                nodes: vec![Node {
+                    name: "edge".into(),
+                    source: String::new(),
+                    inputs: vec![0],
+                    output: 1,
+                    operator: Operator::Dense(Dense {
+                        weights: Weights::I16(vec![sign as i16 * 32767; 2]),
+                        weight_exponents: vec![-4],
+                        bias: vec![bias],
+                        activation: Activation::None,
+                    }),
+                }],
+                input: 0,
+                output: 1,
+            };
+            let model = Arc::new(Model::load(&encode(&graph, &Metadata::default())).unwrap());
+            assert_eq!(model.layers().next().unwrap().accumulator_bits, bits, "{sign} {beyond}");
+            let row: Vec<u8> = [f32::INFINITY; 2].iter().flat_map(|value| value.to_le_bytes()).collect();
+            for backend in Backend::available() {
+                let mut executor = Executor::with_backend(Arc::clone(&model), 1, backend);
+                executor.stage(0, Dtype::F32, &row).unwrap();
+                executor.execute(1);
+                let expected = (sign * (limit + beyond) - i64::from(sign < 0)).clamp(-limit, limit);
+                assert_eq!(executor.output_fixed(0), [expected], "{}", backend.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn rows_of_the_wrong_length_type_or_with_nan_are_refused() {
     let graph = stack(&mut Choices(7));

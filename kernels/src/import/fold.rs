@@ -13,6 +13,14 @@ pub(crate) fn uses(graph: &FloatGraph, value: Value) -> usize {
     reads + usize::from(graph.output == value)
 }
 
+/// How often each value is used.
+fn use_counts(graph: &FloatGraph) -> Vec<usize> {
+    let mut counts = vec![0; graph.shapes.len()];
+    graph.steps.iter().flat_map(|step| &step.inputs).for_each(|&input| counts[input] += 1);
+    counts[graph.output] += 1;
+    counts
+}
+
 /// Removes an affine step that changes nothing but the shape. The reshaped value takes the place of the other, so that
 /// the shape of the output is the last one asked for.
 fn fold_identity(graph: &mut FloatGraph) -> bool {
@@ -52,13 +60,18 @@ fn replace(graph: &mut FloatGraph, old: Value, new: Value) {
 
 /// Dense or affine, then affine: one step, if nothing else reads what lies between.
 fn fold_into_producer(graph: &mut FloatGraph) -> bool {
+    let counts = use_counts(graph);
     for index in 0..graph.steps.len() {
-        let Operation::Affine { scale, offset } = graph.steps[index].operation.clone() else { continue };
-        let from = graph.steps[index].inputs[0];
-        if uses(graph, from) != 1 {
+        let step = &graph.steps[index];
+        let from = step.inputs[0];
+        if !matches!(step.operation, Operation::Affine { .. }) || counts[from] != 1 {
             continue;
         }
         let Some(producer) = graph.steps.iter().position(|step| step.output == from) else { continue };
+        if !matches!(graph.steps[producer].operation, Operation::Dense { .. } | Operation::Affine { .. }) {
+            continue;
+        }
+        let Operation::Affine { scale, offset } = graph.steps[index].operation.clone() else { continue };
         match &mut graph.steps[producer].operation {
             Operation::Dense { weights, bias } => {
                 let inputs = weights.len() / bias.len();
@@ -85,13 +98,18 @@ fn fold_into_producer(graph: &mut FloatGraph) -> bool {
 
 /// Affine, then dense: the dense layer takes the scaling, unless the affine step reads the model's input.
 fn fold_into_consumer(graph: &mut FloatGraph) -> bool {
+    let counts = use_counts(graph);
     for index in 0..graph.steps.len() {
-        let Operation::Affine { scale, offset } = graph.steps[index].operation.clone() else { continue };
-        let (from, to) = (graph.steps[index].inputs[0], graph.steps[index].output);
-        if from == 0 || uses(graph, to) != 1 {
+        let step = &graph.steps[index];
+        let (from, to) = (step.inputs[0], step.output);
+        if !matches!(step.operation, Operation::Affine { .. }) || from == 0 || counts[to] != 1 {
             continue;
         }
         let Some(consumer) = graph.steps.iter().position(|step| step.inputs.contains(&to)) else { continue };
+        if !matches!(graph.steps[consumer].operation, Operation::Dense { .. }) {
+            continue;
+        }
+        let Operation::Affine { scale, offset } = graph.steps[index].operation.clone() else { continue };
         let source = format!("{}+{}", graph.steps[index].source, graph.steps[consumer].source);
         let consumer = &mut graph.steps[consumer];
         let Operation::Dense { weights, bias } = &mut consumer.operation else { continue };

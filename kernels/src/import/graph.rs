@@ -40,8 +40,10 @@ pub const SUPPORTED: &[&str] = &[
 
 /// Opsets of ONNX's own domain whose operators mean what this importer reads.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=24;
-const MAX_NODES: usize = 1 << 14;
+const MAX_NODES: usize = 1 << 12;
 const MAX_ROW: u64 = 1 << 20;
+/// Elements in a row of all values together: what the compiled model may have, and what bounds memory here.
+const MAX_ROWS_TOTAL: usize = 1 << 23;
 
 /// A float graph, and which of the ONNX graph's outputs it computes.
 #[derive(Debug)]
@@ -85,6 +87,7 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
         [&model.producer_name, &model.producer_version].map(|text| text.as_deref().unwrap_or_default());
     let mut reader = Reader {
         known: HashMap::new(),
+        elements: 0,
         graph: FloatGraph {
             name: graph.name.clone().unwrap_or_default(),
             producer: producer.join(" ").trim().to_owned(),
@@ -183,6 +186,8 @@ fn live_nodes<'a>(graph: &'a GraphProto, output: &str) -> Result<Vec<&'a NodePro
 pub(crate) struct Reader {
     known: HashMap<String, Known>,
     pub(crate) graph: FloatGraph,
+    /// Elements in a row of all values so far.
+    elements: usize,
 }
 
 pub(crate) fn refuse<T>(node: &NodeProto, what: impl Into<String>) -> Result<T, ImportError> {
@@ -305,6 +310,10 @@ impl Reader {
         }
         let output = self.graph.shapes.len();
         self.graph.shapes.push(shape);
+        self.elements += self.graph.len(output);
+        if self.elements > MAX_ROWS_TOTAL {
+            return refuse(node, format!("the values of one row exceed {MAX_ROWS_TOTAL} elements in all"));
+        }
         let (name, source) = (node.label().to_owned(), node.op_type.clone().unwrap_or_default());
         self.graph.steps.push(Step { name, source, operation, inputs, output });
         self.define(node, index, Known::Value(output));

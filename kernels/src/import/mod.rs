@@ -1,7 +1,7 @@
 //! From float ONNX to a fixed-point model file.
 //!
-//! [`graph`] reads the ONNX graph into a float graph without batch dimension and moves of data, [`calibrate`] runs it
-//! in double precision on sample rows, [`quantize`] chooses scales and writes the fixed-point graph. Floats end here:
+//! `graph` reads the ONNX graph into a float graph without batch dimension and moves of data, `calibrate` runs it
+//! in double precision on sample rows, `quantize` chooses scales and writes the fixed-point graph. Floats end here:
 //! what the compiler chose is in the file, and the file alone decides what is computed.
 
 mod calibrate;

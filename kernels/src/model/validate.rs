@@ -14,7 +14,8 @@ use crate::spec::rounding::{EXPONENTS, MAX_LEFT_SHIFT, MAX_RIGHT_SHIFT};
 pub(crate) const MAX_ROW: usize = 1 << 20;
 /// Bounds memory: all rows of one batch slot together take at most 64 MiB.
 const MAX_ROWS_TOTAL: usize = 1 << 23;
-const MAX_TENSORS: usize = 1 << 14;
+/// Bounds the work of loading, part of which grows with the square.
+const MAX_TENSORS: usize = 1 << 12;
 const MAX_RANK: usize = 8;
 /// No model people trade with is deeper; bounds the work on one row.
 const MAX_DEPTH: u32 = 4096;
