@@ -11,6 +11,7 @@ mod fold;
 mod forest;
 mod graph;
 mod onnx;
+mod operators;
 mod quantize;
 #[cfg(test)]
 mod tests;

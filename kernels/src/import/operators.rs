@@ -1,0 +1,316 @@
+//! The operators of ONNX's own domain, and the scaler, one by one.
+
+use super::ImportError;
+use super::constant::Constant;
+use super::float::{Function, Operation, Value};
+use super::graph::{Known, Reader, is_float, refuse};
+use super::onnx::NodeProto;
+use super::trees;
+
+impl Reader {
+    /// Reads one node, whose inputs are read already.
+    pub(crate) fn read(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        match node.operator().as_str() {
+            "Constant" => {
+                let known = Known::Constant(constant_node(node)?);
+                self.define(node, 0, known);
+                Ok(())
+            }
+            "Identity" | "Dropout" | "ai.onnx.ml.ZipMap" => {
+                let known = self.input(node, 0)?.clone();
+                self.define(node, 0, known);
+                Ok(())
+            }
+            "Cast" => {
+                let known = self.input(node, 0)?.clone();
+                let to = node.int("to", 0);
+                if matches!(known, Known::Value(_)) && !i32::try_from(to).is_ok_and(is_float) {
+                    return refuse(node, format!("a cast to element type {to} is not one between floats"));
+                }
+                self.define(node, 0, known);
+                Ok(())
+            }
+            "Transpose" => {
+                let transposed = self.constant(node, 0)?.transposed();
+                match (transposed, node.ints("perm")) {
+                    (Some(transposed), [] | [1, 0]) => {
+                        self.define(node, 0, Known::Constant(transposed));
+                        Ok(())
+                    }
+                    _ => refuse(node, "only constant matrices are transposed"),
+                }
+            }
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.reshape(node),
+            "MatMul" => self.matmul(node),
+            "Gemm" => self.gemm(node),
+            "Add" | "Sub" | "Mul" | "Div" => self.elementwise(node),
+            "Relu" => self.function(node, Function::Relu),
+            "Sigmoid" => self.function(node, Function::Sigmoid),
+            "Tanh" => self.function(node, Function::Tanh),
+            "ai.onnx.ml.Scaler" => self.scaler(node),
+            _ => trees::read(self, node),
+        }
+    }
+
+    fn function(&mut self, node: &NodeProto, function: Function) -> Result<(), ImportError> {
+        let input = self.value(node, 0)?;
+        let shape = self.graph.shapes[input].clone();
+        self.step(node, 0, Operation::Function(function), vec![input], shape)
+    }
+
+    /// Changes the shape of a row; the batch must stay the first dimension.
+    fn reshape(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let target = match node.operator().as_str() {
+            "Reshape" => {
+                Some(self.constant(node, 1)?.values.iter().map(|&value| value as i64).collect::<Vec<_>>())
+            }
+            _ => None,
+        };
+        let (shape, len) = match self.input(node, 0)? {
+            Known::Constant(constant) => {
+                // The number of elements is what matters of a constant's shape, and its broadcasting: only the forms
+                // that leave that alone are taken.
+                let Some(target) = target else { return refuse(node, "its input must not be a constant") };
+                let shape: Option<Vec<usize>> =
+                    target.iter().map(|&length| usize::try_from(length).ok()).collect();
+                return match shape {
+                    Some(shape) if shape.iter().product::<usize>() == constant.values.len() => {
+                        let constant = Constant { shape, values: constant.values.clone() };
+                        self.define(node, 0, Known::Constant(constant));
+                        Ok(())
+                    }
+                    _ => refuse(node, format!("the constant does not have the shape {target:?}")),
+                };
+            }
+            &Known::Value(value) => (self.graph.shapes[value].clone(), self.graph.len(value)),
+        };
+        let value = self.value(node, 0)?;
+        let reshaped = match node.operator().as_str() {
+            "Reshape" => reshaped_row(&shape, len, &target.unwrap_or_default()),
+            "Flatten" if node.int("axis", 1) == 1 => Some(vec![len as u32]),
+            "Flatten" => None,
+            "Squeeze" => Some(shape.iter().copied().filter(|&length| length != 1).collect()),
+            // Where the new dimensions stand does not move data, as long as the batch stays first.
+            _ => Some(shape.clone()),
+        };
+        let Some(reshaped) = reshaped else {
+            return refuse(
+                node,
+                format!("a row of {shape:?} cannot be reshaped so: the batch must stay the first dimension"),
+            );
+        };
+        if reshaped == shape {
+            self.define(node, 0, Known::Value(value));
+            return Ok(());
+        }
+        // A value has one shape; a reshaped one is the same value under an identity step, folded away afterwards.
+        let len = self.graph.len(value);
+        let operation = Operation::Affine { scale: vec![1.0; len], offset: vec![0.0; len] };
+        self.step(node, 0, operation, vec![value], reshaped)
+    }
+
+    fn matmul(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let input = self.value(node, 0)?;
+        let Some(weights) = self.constant(node, 1)?.transposed() else {
+            return refuse(node, "its second input must be a constant matrix");
+        };
+        let bias = vec![0.0; weights.shape[0]];
+        self.dense(node, input, weights, bias)
+    }
+
+    fn gemm(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let input = self.value(node, 0)?;
+        if node.int("transA", 0) != 0 {
+            return refuse(node, "transA would mix rows of the batch");
+        }
+        let matrix = self.constant(node, 1)?;
+        let weights = if node.int("transB", 0) != 0 { Some(matrix.clone()) } else { matrix.transposed() };
+        let Some(mut weights) = weights.filter(|weights| weights.shape.len() == 2) else {
+            return refuse(node, "its second input must be a constant matrix");
+        };
+        let (alpha, beta) = (node.float("alpha", 1.0), node.float("beta", 1.0));
+        weights.values.iter_mut().for_each(|weight| *weight *= f64::from(alpha));
+        let outputs = weights.shape[0];
+        let bias = match self.optional(node, 2)? {
+            None => vec![0.0; outputs],
+            Some(Known::Constant(bias)) => match bias.broadcast(&[outputs as u32]) {
+                Some(bias) => bias.iter().map(|bias| bias * f64::from(beta)).collect(),
+                None => {
+                    return refuse(
+                        node,
+                        format!("its bias of shape {:?} is not one for each output", bias.shape),
+                    );
+                }
+            },
+            Some(Known::Value(_)) => return refuse(node, "its bias must be a constant"),
+        };
+        self.dense(node, input, weights, bias)
+    }
+
+    fn dense(
+        &mut self,
+        node: &NodeProto,
+        input: Value,
+        weights: Constant,
+        bias: Vec<f64>,
+    ) -> Result<(), ImportError> {
+        let shape = self.graph.shapes[input].clone();
+        let (outputs, inputs) = (weights.shape[0], weights.shape[1]);
+        if shape.iter().rev().skip(1).any(|&length| length != 1) {
+            return refuse(
+                node,
+                format!(
+                    "its input is {shape:?} a row: products over several positions are not supported yet"
+                ),
+            );
+        }
+        if self.graph.len(input) != inputs || shape.is_empty() {
+            return refuse(node, format!("its matrix takes {inputs} inputs, and a row is {shape:?}"));
+        }
+        let mut output = shape;
+        *output.last_mut().expect("not empty") = outputs as u32;
+        if bias.iter().chain(&weights.values).any(|value| !value.is_finite()) {
+            return refuse(node, "a weight is not finite");
+        }
+        self.step(node, 0, Operation::Dense { weights: weights.values, bias }, vec![input], output)
+    }
+
+    fn elementwise(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let operator = node.operator();
+        let (left, right) = (self.input(node, 0)?.clone(), self.input(node, 1)?.clone());
+        let (value, constant, constant_first) = match (left, right) {
+            (Known::Value(a), Known::Value(b)) => {
+                let (shape, other) = (self.graph.shapes[a].clone(), &self.graph.shapes[b]);
+                if operator != "Add" || shape != *other {
+                    return refuse(
+                        node,
+                        format!(
+                            "of two computed values, {shape:?} and {other:?}; only Add of equal shapes is supported"
+                        ),
+                    );
+                }
+                return self.step(node, 0, Operation::Add, vec![a, b], shape);
+            }
+            (Known::Value(value), Known::Constant(constant)) => (value, constant, false),
+            (Known::Constant(constant), Known::Value(value)) => (value, constant, true),
+            (Known::Constant(_), Known::Constant(_)) => {
+                return refuse(node, "of two constants: fold it before export");
+            }
+        };
+        let shape = self.graph.shapes[value].clone();
+        let Some(constants) = constant.broadcast(&shape) else {
+            return refuse(
+                node,
+                format!("a constant of shape {:?} does not fit a row of {shape:?}", constant.shape),
+            );
+        };
+        let len = constants.len();
+        let negated = || constants.iter().map(|value| -value).collect::<Vec<_>>();
+        let (scale, offset) = match (operator.as_str(), constant_first) {
+            ("Add", _) => (vec![1.0; len], constants),
+            ("Sub", false) => (vec![1.0; len], negated()),
+            ("Sub", true) => (vec![-1.0; len], constants),
+            ("Mul", _) => (constants, vec![0.0; len]),
+            ("Div", false) => (constants.iter().map(|value| 1.0 / value).collect(), vec![0.0; len]),
+            _ => return refuse(node, "a constant divided by a computed value is not supported"),
+        };
+        self.affine(node, value, scale, offset)
+    }
+
+    fn scaler(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let value = self.value(node, 0)?;
+        let len = self.graph.len(value);
+        let widened = |values: &[f32], default: f32| match values {
+            [] => Some(vec![f64::from(default); len]),
+            &[one] => Some(vec![f64::from(one); len]),
+            many => (many.len() == len).then(|| many.iter().map(|&value| value.into()).collect()),
+        };
+        let (scale, offset) = (widened(node.floats("scale"), 1.0), widened(node.floats("offset"), 0.0));
+        let (Some(scale), Some(offset)) = (scale, offset) else {
+            return refuse(node, format!("its scale or offset does not fit a row of {len} elements"));
+        };
+        let offset = offset.iter().zip(&scale).map(|(offset, scale)| -offset * scale).collect();
+        self.affine(node, value, scale, offset)
+    }
+
+    fn affine(
+        &mut self,
+        node: &NodeProto,
+        value: Value,
+        scale: Vec<f64>,
+        offset: Vec<f64>,
+    ) -> Result<(), ImportError> {
+        if scale.iter().chain(&offset).any(|value| !value.is_finite()) {
+            return refuse(node, "a constant is not finite, or a divisor is 0");
+        }
+        let shape = self.graph.shapes[value].clone();
+        self.step(node, 0, Operation::Affine { scale, offset }, vec![value], shape)
+    }
+}
+
+/// The row's shape after a Reshape to `target`, which speaks of the whole batch.
+fn reshaped_row(shape: &[u32], len: usize, target: &[i64]) -> Option<Vec<u32>> {
+    let row = match target {
+        // All elements of the batch in one dimension: each row is one element.
+        [-1] => return (len == 1).then(Vec::new),
+        [-1..=1, row @ ..] if row.len() <= 8 => row,
+        _ => return None,
+    };
+    let mut reshaped: Vec<u32> = Vec::with_capacity(row.len());
+    let mut unknown = None;
+    for (index, &length) in row.iter().enumerate() {
+        reshaped.push(match length {
+            0 => *shape.get(index)?,
+            -1 if unknown.is_none() && target[0] != -1 => {
+                unknown = Some(index);
+                1
+            }
+            length => u32::try_from(length).ok().filter(|&length| length > 0)?,
+        });
+    }
+    let product =
+        reshaped.iter().try_fold(1usize, |product, &length| product.checked_mul(length as usize))?;
+    if let Some(index) = unknown {
+        reshaped[index] = u32::try_from(len / product).ok()?;
+        return (len.is_multiple_of(product) && len >= product).then_some(reshaped);
+    }
+    (product == len).then_some(reshaped)
+}
+
+fn constant_node(node: &NodeProto) -> Result<Constant, ImportError> {
+    let float = |name: &str| node.attribute(name).and_then(|attribute| attribute.f);
+    if let Some(tensor) = node.attribute("value").and_then(|attribute| attribute.t.as_ref()) {
+        return Constant::from_proto(tensor, node.label());
+    }
+    let listed = |values: Vec<f64>| Constant { shape: vec![values.len()], values };
+    if let Some(value) = float("value_float") {
+        return Ok(Constant { shape: vec![], values: vec![value.into()] });
+    }
+    if let Some(value) = node.attribute("value_int").and_then(|attribute| attribute.i) {
+        return Ok(Constant { shape: vec![], values: vec![value as f64] });
+    }
+    if let Some(attribute) = node.attribute("value_floats") {
+        return Ok(listed(attribute.floats.iter().map(|&value| value.into()).collect()));
+    }
+    if let Some(attribute) = node.attribute("value_ints") {
+        return Ok(listed(attribute.ints.iter().map(|&value| value as f64).collect()));
+    }
+    refuse(node, "it holds neither a tensor nor numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_batch_stays_the_first_dimension_of_a_reshape() {
+        assert_eq!(reshaped_row(&[6], 6, &[-1, 2, 3]), Some(vec![2, 3]));
+        assert_eq!(reshaped_row(&[2, 3], 6, &[0, -1]), Some(vec![6]));
+        assert_eq!(reshaped_row(&[2, 3], 6, &[1, 0, 3]), Some(vec![2, 3]));
+        assert_eq!(reshaped_row(&[1], 1, &[-1]), Some(vec![]));
+        assert_eq!(reshaped_row(&[6], 6, &[-1]), None);
+        assert_eq!(reshaped_row(&[6], 6, &[2, 3]), None);
+        assert_eq!(reshaped_row(&[6], 6, &[-1, -1]), None);
+        assert_eq!(reshaped_row(&[6], 6, &[0, i64::MAX, i64::MAX]), None);
+    }
+}
