@@ -74,7 +74,7 @@ impl Client {
     /// # Errors
     /// If the node cannot be reached in time, is another one, speaks another protocol, or refuses.
     pub async fn connect(connect: &Connect, options: ClientOptions) -> Result<Self, ClientError> {
-        let address = connect.address;
+        let address = reachable(connect.address);
         let trust = Trust::from_connect(connect).map_err(|error| ClientError::LogKey(error.to_string()))?;
         let pinned = PinnedKey::new(connect.key_pin);
         let local: IpAddr = match address {
@@ -182,6 +182,17 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.session.end(ClientError::Closed);
     }
+}
+
+/// A node that listens on every address writes the unspecified one; from its own machine that is the loopback. (Sent
+/// to as it stands, answers would come from another address than was asked, and QUIC would not take them.)
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 /// `Hello` out, `Welcome` back, on the session's first stream, which stays open.

@@ -1,9 +1,10 @@
 //! One connection, and calls on it that have a stream of their own: one frame out, one frame back.
 
 use crate::error::ClientError;
+use haca_wire::Status;
 use haca_wire::frame::{Frame, FrameKind, FrameReader};
 use haca_wire::message::Refusal;
-use quinn::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{ApplicationClose, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 
@@ -123,10 +124,17 @@ impl Session {
     }
 }
 
-/// What the loss of a connection is called.
+/// What the loss of a connection is called. A node that closes one says why with a `Status` as the error code.
 pub(crate) fn disconnected(address: SocketAddr, error: &ConnectionError) -> ClientError {
     let reason = match error {
         ConnectionError::LocallyClosed => return ClientError::Closed,
+        ConnectionError::ApplicationClosed(close) if let Some(status) = status(close) => {
+            let detail = String::from_utf8_lossy(&close.reason).into_owned();
+            return match status {
+                Status::VersionMismatch => ClientError::Version { address, detail },
+                _ => ClientError::Refused { status, detail, retry_after: None },
+            };
+        }
         ConnectionError::TimedOut => "nothing was heard from it for the idle timeout".to_owned(),
         ConnectionError::Reset => "it does not know the connection any more; was it restarted?".to_owned(),
         ConnectionError::ApplicationClosed(close) => match close.reason.is_empty() {
@@ -140,4 +148,9 @@ pub(crate) fn disconnected(address: SocketAddr, error: &ConnectionError) -> Clie
         other => other.to_string(),
     };
     ClientError::Disconnected { address, reason }
+}
+
+fn status(close: &ApplicationClose) -> Option<Status> {
+    let code = u8::try_from(close.error_code.into_inner()).ok()?;
+    Status::from_wire(code).filter(|status| *status != Status::Ok)
 }

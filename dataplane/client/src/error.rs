@@ -91,7 +91,7 @@ pub enum ClientError {
     /// The client was closed by its owner.
     #[error("this client was closed")]
     Closed,
-    /// The node refused.
+    /// The node refused the call, or closed the session with this reason.
     #[error("refused ({status}): {detail}{}", retry_hint(*retry_after))]
     Refused {
         /// Why.

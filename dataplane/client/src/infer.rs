@@ -99,7 +99,8 @@ impl Client {
         let data: Vec<u8> = row.iter().flat_map(|element| element.to_le_bytes()).collect();
         // A row says nothing of its shape, so it is the model's if the number of elements is.
         let input = TensorView::new(Dtype::F32, model.input_shape, &data).map_err(|_| {
-            let got = Shape::new([u32::try_from(row.len()).unwrap_or(u32::MAX)]).unwrap_or(model.input_shape);
+            let length = u32::try_from(row.len()).unwrap_or(u32::MAX);
+            let got = Shape::new([length]).expect("a shape may have one dimension");
             ClientError::InputShape { model: model.name.clone(), expected: model.input_shape, got }
         })?;
         self.call(Call { model, mode, input, id: None, deadline: None }).await

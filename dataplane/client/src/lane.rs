@@ -106,10 +106,14 @@ impl Lanes {
         }
     }
 
+    /// Waits until the node's limit allows one more unanswered call. Also calls with a stream of their own count.
+    pub(crate) async fn credit(&self) -> OwnedSemaphorePermit {
+        (self.credit.clone().acquire_owned().await).expect("the semaphore of the lanes is never closed")
+    }
+
     /// Sends a request as soon as the node's limit allows.
     pub(crate) async fn submit(&self, request: &RequestView<'_>) -> Result<Awaited, ClientError> {
-        let credit =
-            (self.credit.clone().acquire_owned().await).expect("the semaphore of the lanes is never closed");
+        let credit = self.credit().await;
         let lane = &self.lanes[self.turn.fetch_add(1, Ordering::Relaxed) % self.lanes.len()];
         lane.submit(request, credit, self.limits.max_frame_bytes)
     }

@@ -45,6 +45,7 @@ impl Client {
         for ids in ids.chunks(self.welcome().limits.max_await_ids as usize) {
             let mut request = Vec::new();
             AwaitReceipts { stage, ids: ids.to_vec() }.encode(&mut Encoder::new(), &mut request);
+            let _credit = self.lanes().credit().await;
             let payload = self.session().ask(&request, FrameKind::ReceiptStates).await?;
             let answer = ReceiptStates::decode(&payload)
                 .map_err(|error| self.undecodable(FrameKind::ReceiptStates, error))?;

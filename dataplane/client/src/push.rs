@@ -43,6 +43,7 @@ impl Client {
             PushModel { name: name.to_owned(), id: ModelId(id), length, operator_signature: permit };
 
         let session = self.session();
+        let _credit = self.lanes().credit().await;
         let (send, mut recv) = session.open().await?;
         let chunk = CHUNK.min(limits.max_frame_bytes as usize);
         let payload = exchange(session, send, &mut recv, &announcement, file.chunks(chunk), progress).await?;

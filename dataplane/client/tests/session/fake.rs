@@ -60,7 +60,7 @@ pub(crate) enum OnRequest {
     RefuseSession,
     EndStream,
     EndStreamInsideFrame,
-    CloseConnection,
+    CloseConnection(u32),
     Garbage,
     AnswerTwice,
     Nothing,
@@ -381,7 +381,7 @@ impl Stream {
                 out.truncate(100);
                 return false;
             }
-            OnRequest::CloseConnection => self.connection.close(3u32.into(), b"enough"),
+            OnRequest::CloseConnection(code) => self.connection.close(code.into(), b"enough"),
             OnRequest::Garbage => out.extend_from_slice(&[0xa5; 64]),
         }
         self.batch.clear();

@@ -158,7 +158,9 @@ async fn a_broken_stream_ends_the_session_with_its_cause() {
         (OnRequest::EndStream, "ended a stream of requests"),
         (OnRequest::EndStreamInsideFrame, "before the end of a frame"),
         (OnRequest::Garbage, "names no known kind"),
-        (OnRequest::CloseConnection, "the node closed it: enough (code 3)"),
+        (OnRequest::CloseConnection(99), "the node closed it: enough (code 99)"),
+        (OnRequest::CloseConnection(Status::Malformed as u32), "refused (malformed): enough"),
+        (OnRequest::CloseConnection(Status::VersionMismatch as u32), "use a client of the node's release"),
         (OnRequest::RefuseSession, "refused (draining): shutting down"),
     ] {
         let client = connect(Behaviour { on_request, ..Behaviour::default() }).await.unwrap();
