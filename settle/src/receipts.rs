@@ -31,7 +31,7 @@ struct Wait {
     targets: Box<[u64]>,
     /// The ids' indices, once they are known, and the tree size that covers them all.
     found: Option<(Vec<Option<u64>>, u64)>,
-    _admission: Admission,
+    admission: Admission,
 }
 
 /// A wait's share of what may wait, given back when it is answered or dropped.
@@ -70,7 +70,7 @@ impl WaitSender {
             return Err(Busy);
         }
         let targets = self.shared.rings.iter().map(|ring| ring.appended.load(Acquire)).collect();
-        let wait = Wait { ids, stage, reply, targets, found: None, _admission: admission };
+        let wait = Wait { ids, stage, reply, targets, found: None, admission };
         self.sender.try_send(wait).map_err(|_| Busy)
     }
 }
@@ -119,8 +119,10 @@ impl Receipts {
         while at < self.waits.len() {
             match self.states(at) {
                 Ok(Some(states)) => {
-                    let wait = self.waits.swap_remove(at);
-                    (wait.reply)(states);
+                    let Wait { reply, admission, .. } = self.waits.swap_remove(at);
+                    // Before the answer: who has it may ask again at once.
+                    drop(admission);
+                    reply(states);
                     continue;
                 }
                 Ok(None) => {}

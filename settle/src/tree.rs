@@ -16,8 +16,6 @@ use tlog_tiles::tlog::{self, Hash, HashReader};
 pub(crate) const TILE_HEIGHT: u32 = 8;
 /// Nodes in a complete tile.
 pub(crate) const TILE_WIDTH: usize = 1 << TILE_HEIGHT;
-/// Bytes of a complete tile.
-pub(crate) const TILE_BYTES: usize = TILE_WIDTH * Digest::LEN;
 
 /// A tile that has just become complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
