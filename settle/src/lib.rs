@@ -41,7 +41,7 @@ mod store;
 mod tree;
 
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey};
-pub use error::{CloseError, OpenError, ReadError};
+pub use error::{CloseError, OpenError, ReadError, StoreError};
 pub use log::{Audit, Log, LogConfig, LogHandle};
 pub use queue::{Appender, Full};
 pub use receipts::Busy;

@@ -3,6 +3,8 @@
 //! The disk is a small tmpfs in a mount namespace of its own, where the test starts its own binary again. Where
 //! such a namespace cannot be made, the test says so and passes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use haca_settle::{Audit, CloseError, Log, LogConfig, LogKey};
 use haca_wire::vocabulary::LogOutcome;
 use haca_wire::{Leaf, RequestId, Stage};

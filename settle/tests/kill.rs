@@ -5,6 +5,8 @@
 //!
 //! A kill leaves the page cache alone, so the power cut has a test of its own, which cuts the journal.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use haca_settle::{Audit, Log, LogConfig, LogHandle, LogKey};
 use haca_wire::merkle::{is_consistent, leaf_hash};
 use haca_wire::{Digest, Leaf, RequestId, Stage};

@@ -1,5 +1,7 @@
 //! The log as its callers see it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use haca_settle::{Appender, Audit, Checkpoint, Log, LogConfig, LogHandle, LogKey, OpenError};
 use haca_wire::merkle::{is_consistent, leaf_hash, root_from_path};
 use haca_wire::message::log::ReceiptStates;
