@@ -67,7 +67,8 @@ pub fn check(file: &ReceiptFile, given: &Given<'_>, rerun: Option<Rerun<'_>>) ->
     report
 }
 
-fn unreadable(reason: String) -> Report {
+/// The report on a file whose leaf nobody can read: the check `leaf` failed for this reason, no other could be made.
+pub fn unreadable(reason: String) -> Report {
     let mut report = Report::unchecked("there is no leaf to check it against", "an undamaged receipt file");
     report.set(Check::Leaf, Outcome::Failed(reason));
     report

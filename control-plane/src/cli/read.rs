@@ -1,9 +1,10 @@
 //! The files a person names. Every error begins with the file's name.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use haca_kernels::Model;
 use haca_kernels::npy::{self, Array};
 use haca_wire::connect::Connect;
@@ -12,7 +13,18 @@ use super::output;
 
 /// A file's bytes.
 pub(crate) fn bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| path.display().to_string())
+    std::fs::read(path).map_err(|error| refused(path, &error))
+}
+
+/// What to say of a file that the system does not let us read.
+pub(crate) fn refused(path: &Path, error: &io::Error) -> anyhow::Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::PermissionDenied => "give yourself the right to read it, or run as its owner",
+        io::ErrorKind::IsADirectory => "give a file in it",
+        _ => "check the disk, or copy the file elsewhere",
+    };
+    anyhow!("{}: {error}; {remedy}", path.display())
 }
 
 /// A compiled model.
@@ -23,7 +35,7 @@ pub(crate) fn model(path: &Path) -> anyhow::Result<Arc<Model>> {
 
 /// A float32 array.
 pub(crate) fn array(path: &Path) -> anyhow::Result<Array> {
-    let array = npy::read(path)?;
+    let array = npy::parse(&bytes(path)?).with_context(|| path.display().to_string())?;
     ensure!(
         !array.shape.is_empty(),
         "{}: the array is a single number; give an array of shape [rows, …]",

@@ -2,10 +2,12 @@
 
 mod tally;
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use haca_kernels::Model;
 use haca_verifier::audit::Auditor;
 use haca_verifier::receipt::{self, Given};
@@ -93,7 +95,7 @@ impl Args {
                         shelf.check(path, auditor.as_mut())
                     },
                 )
-                .collect::<anyhow::Result<_>>()?;
+                .collect();
             let mut text = String::new();
             for (path, report) in chunk.iter().zip(&reports) {
                 if self.json {
@@ -138,7 +140,7 @@ impl Shelf {
         })
     }
 
-    fn check(&self, path: &Path, auditor: Option<&mut Auditor>) -> anyhow::Result<Report> {
+    fn check(&self, path: &Path, auditor: Option<&mut Auditor>) -> Report {
         let given = Given {
             trust: self.trust.as_ref(),
             policy: self.policy,
@@ -146,14 +148,17 @@ impl Shelf {
             output: self.output.as_ref(),
             model: self.model.as_ref().map(|model| ModelId(model.id())),
         };
-        let bytes = read_receipt(path)?;
-        Ok(match auditor {
+        let bytes = match read_receipt(path) {
+            Ok(bytes) => bytes,
+            Err(error) => return receipt::unreadable(format!("the file cannot be read: {error}")),
+        };
+        match auditor {
             None => receipt::check_bytes(&bytes, &given, None),
             Some(auditor) => {
                 let mut rerun = |row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
                 receipt::check_bytes(&bytes, &given, Some(&mut rerun))
             }
-        })
+        }
     }
 }
 
@@ -177,11 +182,9 @@ fn rows(path: &Path, dims: Option<&[u32]>, what: &str) -> anyhow::Result<Rows> {
 }
 
 /// A receipt's bytes; of a longer file only as much as shows that it is none.
-fn read_receipt(path: &Path) -> anyhow::Result<Vec<u8>> {
-    use std::io::Read as _;
+fn read_receipt(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).with_context(|| path.display().to_string())?;
+    File::open(path)?.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -194,8 +197,8 @@ fn receipt_files(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             continue;
         }
         let mut found = Vec::new();
-        for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
-            let entry = entry.with_context(|| path.display().to_string())?.path();
+        for entry in std::fs::read_dir(path).map_err(|error| read::refused(path, &error))? {
+            let entry = entry.map_err(|error| read::refused(path, &error))?.path();
             if entry.extension().is_some_and(|extension| extension == "receipt") {
                 found.push(entry);
             }
@@ -210,9 +213,6 @@ fn receipt_files(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             (stem.parse::<u64>().unwrap_or(u64::MAX), stem)
         });
         files.extend(found);
-    }
-    if files.is_empty() {
-        bail!("no receipt was given");
     }
     Ok(files)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use haca_kernels::import::{self, Accumulator, CompileOptions, CompileReport, Compiled, Stage};
 use haca_kernels::{LoadError, Model};
 use haca_wire::ModelId;
@@ -83,10 +83,15 @@ impl Args {
         let Compiled { file, report } = compiled.map_err(|error| {
             // What is wrong is in one of two files; the compiler says which by its kind of error.
             let path = match error {
-                import::ImportError::Calibration(_) => &self.calibrate,
-                _ => &self.onnx,
+                import::ImportError::Calibration(_) => self.calibrate.display(),
+                _ => self.onnx.display(),
             };
-            anyhow::Error::new(error).context(path.display().to_string())
+            match error {
+                import::ImportError::NotOnnx(_) => {
+                    anyhow!("{path}: {error}; give the file that torch.onnx.export or skl2onnx wrote")
+                }
+                error => anyhow::Error::new(error).context(path.to_string()),
+            }
         })?;
         let id = Model::load(&file).map(|model| ModelId(model.id()));
         let id = id.map_err(|error: LoadError| anyhow::Error::new(error).context("the compiled model"))?;
