@@ -1,3 +1,4 @@
 //! The HACA control plane and the one tool, haca.
 
 pub mod http;
+pub mod shipped;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
@@ -83,27 +83,19 @@ impl Args {
         read::rows_fit(&self.input, &input, model.input_shape.dims(), "input")?;
 
         let rows = input.rows();
-        let asked = Arc::new(Asked {
-            client: Arc::clone(&session.client),
-            model: model.clone(),
-            mode: self.mode,
-            input,
-            bar: progress::bar(rows as u64, "asking"),
-            next: AtomicUsize::new(0),
-            retries: AtomicUsize::new(0),
-            answers: Mutex::default(),
-        });
+        let bar = progress::bar(rows as u64, "asking");
+        let asked = Asked::new(Arc::clone(&session.client), model.clone(), self.mode, input, bar);
         let began = Instant::now();
         let failure = session.wait(asked.ask_all(self.in_flight as usize));
         let elapsed = began.elapsed();
-        asked.bar.finish_and_clear();
-        let answers = std::mem::take(&mut *asked.answers());
+        let answers = asked.finish();
 
         if let Some((row, error)) = failure {
             // What was answered is the caller's, whatever came after.
             self.keep_receipts(&session, &answers, &[])?;
             let answered = answers.len();
-            let row = format!("{}: row {row} ({answered} of {rows} rows were answered)", self.input.display());
+            let row =
+                format!("{}: row {row} ({answered} of {rows} rows were answered)", self.input.display());
             return Err(self.failed(&session, error).context(row));
         }
         if let Some(path) = &self.output {
@@ -113,7 +105,7 @@ impl Args {
         // If the log fails, the receipts are worth keeping without its proof.
         self.keep_receipts(&session, &answers, states.as_deref().unwrap_or_default())?;
         let states = states?;
-        session.close();
+        drop(session);
 
         let mut latencies: Vec<_> = answers.values().map(|answer| answer.latency).collect();
         latencies.sort_unstable();
@@ -198,7 +190,7 @@ impl Args {
 }
 
 /// The rows on their way.
-struct Asked {
+pub(crate) struct Asked {
     client: Arc<Client>,
     model: ModelEntry,
     mode: Mode,
@@ -210,18 +202,38 @@ struct Asked {
 }
 
 /// The answers by row.
-type Answers = BTreeMap<usize, Inference>;
+pub(crate) type Answers = BTreeMap<usize, Inference>;
 
 impl Asked {
+    /// Nothing of it is asked yet.
+    pub(crate) fn new(
+        client: Arc<Client>,
+        model: ModelEntry,
+        mode: Mode,
+        input: Array,
+        bar: ProgressBar,
+    ) -> Arc<Self> {
+        let (next, retries, answers) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::default());
+        Arc::new(Self { client, model, mode, input, bar, next, retries, answers })
+    }
+
+    /// Ends the bar and gives what was answered.
+    pub(crate) fn finish(&self) -> Answers {
+        self.bar.finish_and_clear();
+        std::mem::take(&mut *self.answers())
+    }
+
     /// Asks about every row, `in_flight` at a time. Returns the first row that failed; those not yet asked then
     /// never are.
-    async fn ask_all(self: &Arc<Self>, in_flight: usize) -> Option<(usize, ClientError)> {
+    pub(crate) async fn ask_all(self: &Arc<Self>, in_flight: usize) -> Option<(usize, ClientError)> {
         let mut lines = JoinSet::new();
         for _ in 0..in_flight.min(self.input.rows()) {
             lines.spawn(Arc::clone(self).ask_in_turn());
         }
         while let Some(ended) = lines.join_next().await {
-            if let Err(failure) = ended.expect("a line of requests neither panics nor is aborted before the first failure") {
+            if let Err(failure) =
+                ended.expect("a line of requests neither panics nor is aborted before the first failure")
+            {
                 lines.shutdown().await;
                 return Some(failure);
             }
@@ -262,11 +274,14 @@ impl Asked {
 }
 
 /// The outputs in the order of the rows.
-fn outputs(model: &ModelEntry, answers: &Answers) -> Array {
+pub(crate) fn outputs(model: &ModelEntry, answers: &Answers) -> Array {
     let mut shape = vec![answers.len()];
     shape.extend(model.output_shape.dims().iter().map(|dim| *dim as usize));
     // Rows were sent as f32, and the client has checked that answers are of the same type.
-    Array { shape, data: answers.values().flat_map(|answer| answer.output.to_f32().unwrap_or_default()).collect() }
+    Array {
+        shape,
+        data: answers.values().flat_map(|answer| answer.output.to_f32().unwrap_or_default()).collect(),
+    }
 }
 
 /// What is said at the end.
@@ -352,7 +367,7 @@ impl Summary {
 }
 
 /// The smallest of the sorted values that at least `percent` of a hundred of them do not exceed.
-fn percentile<T: Copy + Default>(sorted: &[T], percent: usize) -> T {
+pub(crate) fn percentile<T: Copy + Default>(sorted: &[T], percent: usize) -> T {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied().unwrap_or_default()
 }

@@ -2,10 +2,14 @@
 //!
 //! Exit codes: 0 done; 1 failed, and standard error names the file or address, the cause and the remedy; 2 usage.
 
+mod demo;
+mod infer;
 mod model;
 mod output;
 mod progress;
 mod read;
+mod session;
+mod up;
 mod verify;
 
 use std::process::ExitCode;
@@ -30,9 +34,15 @@ Exit codes: 0 done, 1 failed (standard error says what, why and what to do), 2 u
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the whole main path in one process and check all of it
+    Demo(demo::Args),
+    /// Serve models from a data directory
+    Up(up::Args),
     /// Compile, look at and run models
     #[command(subcommand)]
     Model(model::Command),
+    /// Ask a running node, a request for each row of an array
+    Infer(infer::Args),
     /// Check receipts offline
     Verify(verify::Args),
 }
@@ -40,7 +50,10 @@ enum Command {
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Demo(args) => args.run(),
+        Command::Up(args) => args.run(),
         Command::Model(command) => command.run(),
+        Command::Infer(args) => args.run(),
         Command::Verify(args) => args.run(),
     };
     match done {

@@ -39,9 +39,11 @@ impl Session {
     pub(crate) fn wait<T>(&self, calls: impl Future<Output = T>) -> T {
         self.runtime.block_on(calls)
     }
+}
 
+impl Drop for Session {
     /// Tells the node that this was all.
-    pub(crate) fn close(self) {
+    fn drop(&mut self) {
         self.runtime.block_on(self.client.close());
     }
 }

@@ -4,9 +4,11 @@
 //! atomics. It is bounded by itself: at most [`MAX_CONNECTIONS`] connections, each at most [`CONNECTION_LIFETIME`]
 //! long, so that a slow or forgotten caller costs a file descriptor for a while and nothing else.
 
+mod exposition;
 mod health;
 mod listener;
 
+pub use exposition::exposition;
 pub use health::{Health, NotReady, router};
 
 use std::future::Future;

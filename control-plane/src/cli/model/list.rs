@@ -26,7 +26,7 @@ impl Args {
         let session = Session::open(&self.connect)?;
         let models = session.call(session.client.models())?;
         let (address, node) = (session.address, session.client.welcome().node);
-        session.close();
+        drop(session);
         if self.json {
             let models: Vec<_> = (models.iter())
                 .map(|model| {

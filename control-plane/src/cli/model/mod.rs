@@ -2,6 +2,8 @@
 
 mod compile;
 mod inspect;
+mod list;
+pub(super) mod push;
 mod run;
 
 /// What can be done with a model.
@@ -13,6 +15,10 @@ pub(crate) enum Command {
     Inspect(inspect::Args),
     /// Run a compiled model on the rows of an array, with no server
     Run(run::Args),
+    /// Have a running node serve a compiled model
+    Push(push::Args),
+    /// Show what a running node serves
+    List(list::Args),
 }
 
 impl Command {
@@ -22,6 +28,8 @@ impl Command {
             Command::Compile(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Run(args) => args.run(),
+            Command::Push(args) => args.run(),
+            Command::List(args) => args.run(),
         }
     }
 }

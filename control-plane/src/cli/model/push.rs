@@ -42,21 +42,27 @@ impl Args {
         bar.finish_and_clear();
         let entry = pushed.with_context(|| self.model.display().to_string())?;
         let address = session.address;
-        session.close();
+        drop(session);
         if self.json {
             return output::print_json(&json!({ "address": address, "name": entry.name, "id": entry.id }));
         }
-        output::print(&format!("{address} serves {} ({}) as {}\n", self.model.display(), entry.id, entry.name))
+        output::print(&format!(
+            "{address} serves {} ({}) as {}\n",
+            self.model.display(),
+            entry.id,
+            entry.name
+        ))
     }
 }
 
 /// The key with which the operator permits a push. What the file holds is never shown.
-fn operator_key(path: &Path) -> anyhow::Result<OperatorKey> {
+pub(crate) fn operator_key(path: &Path) -> anyhow::Result<OperatorKey> {
     let remedy = "`haca up` writes the operator's key into its data directory, beside connect.toml; only who can \
                   read it may push models";
     let text = std::fs::read_to_string(path).with_context(|| format!("{}: {remedy}", path.display()))?;
-    let seed: Digest = (text.trim().parse())
-        .map_err(|_| anyhow!("{}: not an operator's key, which is 64 hexadecimal digits; {remedy}", path.display()))?;
+    let seed: Digest = (text.trim().parse()).map_err(|_| {
+        anyhow!("{}: not an operator's key, which is 64 hexadecimal digits; {remedy}", path.display())
+    })?;
     Ok(OperatorKey::from_seed(&seed.0))
 }
 
@@ -68,10 +74,10 @@ mod tests {
     fn a_bad_key_is_refused_without_being_shown() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("operator.key");
-        let absent = format!("{:#}", operator_key(&path).unwrap_err());
+        let absent = format!("{:#}", operator_key(&path).err().unwrap());
         assert!(absent.contains("operator.key") && absent.contains("No such file"), "{absent}");
         std::fs::write(&path, "5ec2e7\n").unwrap();
-        let short = format!("{:#}", operator_key(&path).unwrap_err());
+        let short = format!("{:#}", operator_key(&path).err().unwrap());
         assert!(short.contains("64 hexadecimal digits") && !short.contains("5ec2e7"), "{short}");
         std::fs::write(&path, format!("{}\n", "07".repeat(32))).unwrap();
         assert_eq!(operator_key(&path).unwrap().public(), OperatorKey::from_seed(&[7; 32]).public());

@@ -1,0 +1,141 @@
+//! A node's numbers as Prometheus reads them (text exposition format 0.0.4). Read from atomics when asked for; nothing
+//! is registered and nothing on the hot path knows of it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use haca_dataplane::metrics::{Counter, Histogram, ShardMetrics};
+use haca_settle::LogStatus;
+use haca_wire::Status;
+
+/// All metrics of a node.
+pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus) -> String {
+    let mut text = Text(String::with_capacity(8 << 10));
+    text.shards(shards, "haca_datagrams_received_total", "QUIC packets received", |s| &s.datagrams_received);
+    text.shards(shards, "haca_sends_total", "Sends, each of one or more packets", |s| &s.sends);
+    text.shards(shards, "haca_send_errors_total", "Sends that the kernel refused", |s| &s.send_errors);
+    let help = "Times a receive found no buffer; raise receive_buffers if it grows";
+    text.shards(shards, "haca_receive_buffers_exhausted_total", help, |s| &s.receive_buffers_exhausted);
+    text.shards(shards, "haca_parks_total", "Times the shard went to sleep", |s| &s.parks);
+    text.shards(shards, "haca_connections_opened_total", "Connections established", |s| &s.connections_opened);
+    text.shards(shards, "haca_connections_closed_total", "Connections ended", |s| &s.connections_closed);
+    text.shards(shards, "haca_connections_refused_total", "Connections refused", |s| &s.connections_refused);
+    let help = "Connections closed because their answers were not read";
+    text.shards(shards, "haca_backlog_overflows_total", help, |s| &s.backlog_overflows);
+    text.shards(shards, "haca_requests_total", "Requests read", |s| &s.requests);
+    text.shards(shards, "haca_answers_total", "Requests answered with a receipt", |s| &s.answers);
+    text.shards(shards, "haca_batches_total", "Batches run", |s| &s.batches);
+    text.head("haca_refusals_total", "counter", "Requests and calls refused, by status");
+    for (shard, metrics) in shards.iter().enumerate() {
+        for status in Status::ALL.iter().filter(|status| **status != Status::Ok) {
+            let count = metrics.refusals[*status as usize].value();
+            text.line(format_args!(
+                "haca_refusals_total{{shard=\"{shard}\",status=\"{status}\"}} {count}"
+            ));
+        }
+    }
+    text.histogram(shards, "haca_batch_size", "Requests in a batch", 1.0, |s| &s.batch_size);
+    let help = "From reading a request's packet to its signed receipt, in seconds";
+    text.histogram(shards, "haca_service_time_seconds", help, 1e-9, |s| &s.service_time);
+    let help = "Of one batch: execution, receipts, signature, encoding, in seconds";
+    text.histogram(shards, "haca_batch_time_seconds", help, 1e-9, |s| &s.run_time);
+
+    text.one("haca_log_size", "gauge", "Leaves that are durable", log.tree_size);
+    text.one("haca_log_checkpointed", "gauge", "Leaves under a signed checkpoint", log.checkpointed);
+    text.one("haca_log_queued", "gauge", "Leaves on their way to the log", log.queued);
+    text.one("haca_log_commits_total", "counter", "Group commits, each with one fsync", log.commits);
+    text.one("haca_log_checkpoints_total", "counter", "Checkpoints published", log.checkpoints);
+    text.one("haca_log_duplicates_total", "counter", "Leaves that the log had already", log.duplicates);
+    text.one("haca_log_conflicts_total", "counter", "Second leaves for one request id, not logged", log.conflicts);
+    text.one("haca_log_stalled", "gauge", "1 while the log takes no commits", u64::from(log.stalled));
+    text.one("haca_log_disk_bytes", "gauge", "Bytes of the log on disk", log.disk_bytes);
+    text.0
+}
+
+struct Text(String);
+
+impl Text {
+    fn shards(
+        &mut self,
+        shards: &[Arc<ShardMetrics>],
+        name: &str,
+        help: &str,
+        counter: fn(&ShardMetrics) -> &Counter,
+    ) {
+        self.head(name, "counter", help);
+        for (shard, metrics) in shards.iter().enumerate() {
+            self.line(format_args!("{name}{{shard=\"{shard}\"}} {}", counter(metrics).value()));
+        }
+    }
+
+    fn histogram(
+        &mut self,
+        shards: &[Arc<ShardMetrics>],
+        name: &str,
+        help: &str,
+        unit: f64,
+        of: fn(&ShardMetrics) -> &Histogram,
+    ) {
+        self.head(name, "histogram", help);
+        for (shard, metrics) in shards.iter().enumerate() {
+            let histogram = of(metrics);
+            let mut total = 0;
+            for (upper, count) in histogram.buckets() {
+                total += count;
+                let upper = upper as f64 * unit;
+                self.line(format_args!("{name}_bucket{{shard=\"{shard}\",le=\"{upper:e}\"}} {total}"));
+            }
+            self.line(format_args!("{name}_bucket{{shard=\"{shard}\",le=\"+Inf\"}} {total}"));
+            self.line(format_args!("{name}_sum{{shard=\"{shard}\"}} {:e}", histogram.sum() as f64 * unit));
+            self.line(format_args!("{name}_count{{shard=\"{shard}\"}} {total}"));
+        }
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+        self.head(name, kind, help);
+        self.line(format_args!("{name} {value}"));
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("a String takes any text");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_a_comment_or_a_sample() {
+        let shard = ShardMetrics::default();
+        shard.requests.add(3);
+        shard.batch_size.record(5);
+        shard.batch_size.record(70);
+        let log = LogStatus {
+            tree_size: 7,
+            checkpointed: 7,
+            queued: 0,
+            commits: 1,
+            checkpoints: 1,
+            duplicates: 0,
+            conflicts: 0,
+            stalled: false,
+            checkpoint_failing: false,
+            error: None,
+            disk_bytes: 4096,
+            waiting_ids: 0,
+        };
+        let text = exposition(&[Arc::new(shard)], &log);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(name.starts_with("haca_") && value.parse::<f64>().is_ok(), "{line}");
+        }
+        assert!(text.contains("haca_requests_total{shard=\"0\"} 3\n"));
+        assert!(text.contains("haca_batch_size_bucket{shard=\"0\",le=\"+Inf\"} 2\n"));
+        assert!(text.contains("haca_log_size 7\n"));
+    }
+}
