@@ -34,8 +34,10 @@ fn every_server_echoes_and_every_metric_is_reported() {
     assert_eq!(found.collect::<BTreeSet<_>>(), expected.collect());
     for row in &rows {
         assert_eq!(row["bench"], "rpc");
+        assert!(row["ours"].as_f64().unwrap() > 0.0, "{row}");
         for peer in ["quinn", "floor"] {
             assert!(row["peers"][peer].as_f64().unwrap() > 0.0, "{row}");
+            assert!(row["ratio"][peer].as_f64().unwrap() > 0.0, "{row}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What every server and the client agree on, so that implementations are compared and not settings.
 //!
 //! Left at each implementation's own default, because they are part of what is compared: acknowledgements,
-//! pacing, the congestion controller (CUBIC in all of them), GSO and GRO (on in all of them).
+//! pacing, the congestion controller (CUBIC in all of them), GSO, GRO and the search for a larger MTU (on in all
+//! of them).
 
 use std::fmt;
 use std::net::SocketAddrV4;
@@ -29,8 +30,6 @@ pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Streams a peer may have open, so that a stream a request never waits for credit.
 pub(crate) const STREAMS: u32 = 1024;
-/// UDP payload of every packet, RFC 9000's minimum: sixteen messages fit, so nobody gains from probing for more.
-pub(crate) const UDP_PAYLOAD: u16 = 1200;
 
 /// The settings above for quinn and quinn-proto.
 pub(crate) fn quinn_transport() -> TransportConfig {
@@ -41,9 +40,7 @@ pub(crate) fn quinn_transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
-        .initial_mtu(UDP_PAYLOAD)
-        .mtu_discovery_config(None);
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS));
     transport
 }
 

@@ -4,6 +4,7 @@
 //! end. Settings are those of [`super::transport`].
 
 mod floor;
+mod haca;
 mod quinn;
 #[cfg(feature = "peers")]
 mod s2n_quic;
@@ -20,6 +21,8 @@ use crate::server_process::announce;
 /// A server that can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Server {
+    /// Our data plane.
+    Haca,
     /// `quinn` on tokio.
     Quinn,
     /// `s2n-quic` on tokio.
@@ -34,6 +37,7 @@ impl Server {
     /// Its name in tables, in JSON and on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Haca => "haca",
             Self::Quinn => "quinn",
             #[cfg(feature = "peers")]
             Self::S2nQuic => "s2n-quic",
@@ -59,6 +63,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     affinity::pin_to(options.cpu)?;
     match options.server {
+        Server::Haca => haca::serve(options.cpu),
         Server::Quinn => quinn::serve(),
         #[cfg(feature = "peers")]
         Server::S2nQuic => s2n_quic::serve(),

