@@ -4,7 +4,6 @@
 
 mod affinity;
 mod comparison;
-#[cfg(feature = "peers")]
 mod infer;
 mod load;
 mod report;
@@ -28,13 +27,11 @@ enum Comparison {
     /// Compare a 64-byte echo over QUIC implementations, down to bare UDP as the floor.
     Rpc(rpc::Options),
     /// Compare a small model behind HACA with ONNX Runtime behind gRPC.
-    #[cfg(feature = "peers")]
     Infer(infer::Options),
     /// Be a server of `rpc`.
     #[command(hide = true)]
     ServeEcho(rpc::serve::Options),
     /// Be a server of `infer`.
-    #[cfg(feature = "peers")]
     #[command(hide = true)]
     ServeModel(infer::serve::Options),
 }
@@ -42,11 +39,9 @@ enum Comparison {
 fn main() -> ExitCode {
     let done = match Arguments::parse().comparison {
         Comparison::Rpc(options) => rpc::run(&options),
-        #[cfg(feature = "peers")]
         Comparison::Infer(options) => infer::run(&options),
         Comparison::ServeEcho(options) => rpc::serve::run(options),
-        #[cfg(feature = "peers")]
-        Comparison::ServeModel(options) => infer::serve::run(options),
+        Comparison::ServeModel(options) => infer::serve::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,19 +3,21 @@
 
 #[cfg(feature = "peers")]
 mod grpc;
+mod haca;
 #[cfg(feature = "peers")]
 mod onnxruntime;
 pub(crate) mod serve;
 mod shipped;
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use self::serve::Server;
-use self::shipped::Shipped;
 use crate::comparison::{self, Comparison};
-use crate::load::Plan;
 use crate::rpc::case::Case;
-use crate::rpc::client::{self, Run};
+use crate::rpc::client::Run;
 use crate::server_process::ServerProcess;
 
 const EXAMPLES: &str = "\
@@ -37,6 +39,10 @@ pub(crate) struct Options {
     /// Servers to run, separated by commas [default: all there are].
     #[arg(long, value_delimiter = ',')]
     servers: Vec<Server>,
+    /// Where the node keeps its data while it runs, on the disk that settlement is to write to [default: the
+    /// system's temporary folder].
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     #[command(flatten)]
     common: comparison::Options,
 }
@@ -47,7 +53,10 @@ as a spinning client on a core of its own sees it; medians over rounds. At full 
 always taken, so latency there is slots / rps.
 rps_per_core is requests/s divided by the cores the server used: CPU seconds of its process (user and kernel, \
 /proc/PID/stat) per second. It holds whether or not the client had more to give.
-onnxruntime+tonic: ONNX Runtime with one thread, calls that are ready run as one batch, HTTP/2 without TLS.";
+haca: a node as `haca up` starts it, in mode tee: QUIC with TLS, settlement on, a signed receipt with every \
+answer; one receipt of 1,024 is verified after the run.
+onnxruntime+tonic: ONNX Runtime with one thread, calls that are ready run as one batch, HTTP/2 without TLS, no \
+receipts.";
 
 /// Runs the comparison and prints it.
 ///
@@ -68,24 +77,20 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         cases: &options.cases,
         footnote: FOOTNOTE,
     };
-    comparison.run(servers, Server::name, |server, case| measure(&options.common, server, case))
+    let data = options.data.clone().unwrap_or_else(std::env::temp_dir);
+    comparison.run(servers, Server::name, |server, case| measure(&options.common, &data, server, case))
 }
 
-fn measure(options: &comparison::Options, server: Server, case: Case) -> anyhow::Result<Run> {
+fn measure(options: &comparison::Options, data: &Path, server: Server, case: Case) -> anyhow::Result<Run> {
+    // Dropped after the process that uses it.
+    let data = tempfile::tempdir_in(data).with_context(|| format!("no folder in {}", data.display()))?;
+    let folder = data.path().to_str().context("the name of the data folder is not UTF-8")?;
     let cpu = options.server_cpu.to_string();
-    let process = ServerProcess::spawn(&["serve-model", server.name(), "--cpu", &cpu])?;
+    let process = ServerProcess::spawn(&["serve-model", server.name(), "--cpu", &cpu, "--data", folder])?;
     let plan = options.plan(case);
-    options.on_client_cpu(|| load(server, &process, plan))
-}
-
-fn load(server: Server, process: &ServerProcess, plan: Plan) -> anyhow::Result<Run> {
-    match server {
+    options.on_client_cpu(|| match server {
+        Server::Haca => haca::load(&process, plan),
         #[cfg(feature = "peers")]
-        Server::OnnxRuntime => {
-            let shipped = Shipped::load(onnxruntime::TOLERANCE)?;
-            let address = process.announcement().parse()?;
-            let mut client = grpc::Client::connect(address, plan.lanes, &shipped)?;
-            client::drive(&mut client, process, plan)
-        }
-    }
+        Server::OnnxRuntime => grpc::load(&process, plan),
+    })
 }

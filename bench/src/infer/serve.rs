@@ -1,13 +1,27 @@
 //! The servers under comparison, each run in a process of its own by a hidden subcommand.
 
-use anyhow::Context;
-use clap::{Args, ValueEnum};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use haca_dataplane::{Config, Node};
+use haca_kernels::import::{CompileOptions, compile};
+use haca_kernels::npy;
+
+use super::haca::MODEL_NAME;
+use super::shipped;
 use crate::affinity;
+use crate::comparison::OURS;
+use crate::rpc::transport::{Endpoint, Pin};
+use crate::server_process::announce;
 
 /// A server that can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Server {
+    /// A node, with settlement on and every answer signed.
+    Haca,
     /// ONNX Runtime behind gRPC.
     #[cfg(feature = "peers")]
     #[value(name = "onnxruntime+tonic")]
@@ -18,6 +32,7 @@ impl Server {
     /// Its name in tables, in JSON and on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Haca => OURS,
             #[cfg(feature = "peers")]
             Self::OnnxRuntime => "onnxruntime+tonic",
         }
@@ -29,6 +44,7 @@ impl Server {
     /// When it is not; the error says where to get it.
     pub(super) fn is_there(self) -> anyhow::Result<()> {
         match self {
+            Self::Haca => Ok(()),
             #[cfg(feature = "peers")]
             Self::OnnxRuntime => super::onnxruntime::library().map(drop),
         }
@@ -36,31 +52,56 @@ impl Server {
 }
 
 /// Arguments of the hidden subcommand.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// Which server to be.
     server: Server,
     /// The core it runs on.
     #[arg(long)]
     cpu: usize,
+    /// An empty directory for its data.
+    #[arg(long)]
+    data: PathBuf,
 }
 
 /// Serves until standard input closes.
 ///
 /// # Errors
 /// When the server cannot start, or fails.
-pub(crate) fn run(options: Options) -> anyhow::Result<()> {
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     affinity::pin_to(options.cpu)?;
     match options.server {
+        Server::Haca => node(options),
         #[cfg(feature = "peers")]
         Server::OnnxRuntime => onnxruntime_behind_grpc(),
     }
     .with_context(|| format!("the server {} failed", options.server.name()))
 }
 
+/// A node with the defaults of `haca up` but for its address and core.
+fn node(options: &Options) -> anyhow::Result<()> {
+    let models = options.data.join("models");
+    fs::create_dir_all(&models).with_context(|| format!("cannot make {}", models.display()))?;
+    let calibration = npy::parse(shipped::CALIBRATION).context("bench/models/mlp_calibration.npy")?;
+    let compiled = compile(shipped::MODEL, &calibration, &CompileOptions::default(), &mut |_| ())?;
+    fs::write(models.join(format!("{MODEL_NAME}.haca")), compiled.file).context("cannot write the model")?;
+    let config =
+        Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), cpus: vec![options.cpu], ..Config::default() };
+    let node = Node::start(&options.data, &config)?;
+    let certificate = fs::read(options.data.join("tls.crt")).context("cannot read the node's certificate")?;
+    let SocketAddr::V4(address) = node.connect().address else {
+        bail!("bound to {} instead of an IPv4 address", node.connect().address)
+    };
+    announce(&Endpoint { address, pin: Some(Pin::of(&certificate.into())) }.to_string())?;
+    // The bench ends this process when it is done.
+    loop {
+        std::thread::park();
+    }
+}
+
 #[cfg(feature = "peers")]
 fn onnxruntime_behind_grpc() -> anyhow::Result<()> {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::TcpListener;
 
     use super::onnxruntime::{Model, library};
     use super::shipped::{MODEL, Shipped};

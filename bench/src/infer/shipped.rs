@@ -5,6 +5,8 @@ use haca_kernels::npy::{self, Array};
 
 /// The model as it was exported.
 pub(super) const MODEL: &[u8] = include_bytes!("../../models/mlp.onnx");
+/// Rows it was trained on, in `.npy` form.
+pub(super) const CALIBRATION: &[u8] = include_bytes!("../../models/mlp_calibration.npy");
 const INPUT: &[u8] = include_bytes!("../../models/mlp_input.npy");
 const REFERENCE: &[u8] = include_bytes!("../../models/mlp_reference.npy");
 

@@ -5,7 +5,7 @@ pub(crate) mod client;
 mod message;
 mod ring;
 pub(crate) mod serve;
-mod transport;
+pub(crate) mod transport;
 
 use clap::{Args, ValueEnum};
 

@@ -10,16 +10,18 @@ use prost::Message;
 
 use super::http2::Connection;
 use super::{PATH, Rows};
+use crate::infer::onnxruntime::TOLERANCE;
 use crate::infer::shipped::Shipped;
-use crate::load::{Generator, Issue, Nanos};
-use crate::rpc::client::{self, Clock};
+use crate::load::{Generator, Issue, Nanos, Plan};
+use crate::rpc::client::{self, Clock, Run};
+use crate::server_process::ServerProcess;
 
 /// Room for all the answers of a connection with many calls in flight.
 const READ: usize = 64 * 1024;
 
 /// Asks for the shipped rows in turn, and compares each answer with the shipped one.
 #[derive(Debug)]
-pub(in crate::infer) struct Client<'a> {
+struct Client<'a> {
     shipped: &'a Shipped,
     /// The message that asks for each row.
     requests: Vec<Vec<u8>>,
@@ -35,16 +37,18 @@ struct Asked {
     row: usize,
 }
 
+/// Runs `plan` against the server, a connection for each lane.
+///
+/// # Errors
+/// When a connection fails, the server refuses a call or an answer is wrong.
+pub(in crate::infer) fn load(process: &ServerProcess, plan: Plan) -> anyhow::Result<Run> {
+    let shipped = Shipped::load(TOLERANCE)?;
+    let mut client = Client::connect(process.announcement().parse()?, plan.lanes, &shipped)?;
+    client::drive(&mut client, process, plan)
+}
+
 impl<'a> Client<'a> {
-    /// Opens `lanes` connections.
-    ///
-    /// # Errors
-    /// When the server does not accept them.
-    pub(in crate::infer) fn connect(
-        address: SocketAddr,
-        lanes: usize,
-        shipped: &'a Shipped,
-    ) -> anyhow::Result<Self> {
+    fn connect(address: SocketAddr, lanes: usize, shipped: &'a Shipped) -> anyhow::Result<Self> {
         let lanes = (0..lanes).map(|_| Lane::connect(address)).collect::<anyhow::Result<_>>()?;
         let requests = (0..shipped.rows()).map(|row| request(shipped.input(row))).collect();
         Ok(Self { shipped, requests, next_row: 0, lanes, buffer: vec![0; READ] })
@@ -149,7 +153,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::load::{Measured, Pace, Plan};
+    use crate::load::{Measured, Pace};
     use crate::rpc::client::Client as _;
 
     fn shipped() -> Shipped {

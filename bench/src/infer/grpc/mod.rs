@@ -8,7 +8,7 @@ mod client;
 mod http2;
 mod serve;
 
-pub(super) use client::Client;
+pub(super) use client::load;
 pub(super) use serve::serve;
 
 use bytes::Bytes;

@@ -1,15 +1,18 @@
 //! The client: one spinning thread on a core of its own, the same loop for QUIC and for bare datagrams.
 
 mod datagram;
-mod quic;
+pub(crate) mod quic;
 mod requests;
+
+pub(crate) use requests::read_stream;
 
 use std::net::{SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::transport::Endpoint;
+use self::requests::Requests;
+use super::transport::{ALPN, Endpoint};
 use crate::load::{Generator, Issue, Measured, Nanos, Plan};
 use crate::server_process::ServerProcess;
 
@@ -47,7 +50,10 @@ pub(crate) fn run(server: &ServerProcess, plan: Plan, streams: Streams) -> anyho
     let start = Instant::now();
     match endpoint.pin {
         Some(pin) => {
-            let mut client = quic::Client::connect(endpoint.address, pin, plan, streams)?;
+            let config = quic::client_config(pin, ALPN)?;
+            let mut client = quic::Client::connect(endpoint.address, &config, plan.lanes, |connection| {
+                Requests::new(streams, plan.depth, connection)
+            })?;
             drive(&mut client, server, plan)
         }
         None => drive(&mut datagram::Client::new(endpoint.address, plan)?, server, plan),

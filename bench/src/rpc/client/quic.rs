@@ -8,79 +8,107 @@ use anyhow::{Context, bail};
 use bytes::BytesMut;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, Event,
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, Event, StreamEvent,
 };
 use rustls::client::Resumption;
 
-use super::requests::Requests;
-use super::{Clock, RECEIVE_GROUP, Streams, sockets};
-use crate::load::{Generator, Issue, Nanos, Plan};
+use super::{Clock, RECEIVE_GROUP, sockets};
+use crate::load::{Generator, Issue, Nanos};
 use crate::rpc::ring::{Received, UdpRing};
-use crate::rpc::transport::{ALPN, Pin, PinnedServer, SERVER_NAME, crypto_provider, quinn_transport};
+use crate::rpc::transport::{Pin, PinnedServer, SERVER_NAME, crypto_provider, quinn_transport};
 
-/// Handshakes of all connections together may take this long.
+/// All connections together may take this long to be ready for requests.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Most datagrams in one GSO send; a window of messages fills one or two.
 const MAX_DATAGRAMS: usize = 10;
 /// Packets are carved from pieces of this size; it comes free again when all of them have been read.
 const ARENA: usize = 256 * 1024;
 
-pub(super) struct Client {
+/// What is said on one connection. It writes and reads the connection's streams and sends nothing itself.
+pub(crate) trait Dialogue {
+    /// Whether requests may start. Asked after every packet until it is so.
+    fn is_ready(&self) -> bool;
+    /// A request due at `intended`; it is written with the next [`Self::write`].
+    fn start(&mut self, intended: Nanos);
+    /// Writes as much as flow control and stream credit allow.
+    fn write(&mut self, connection: &mut Connection) -> anyhow::Result<()>;
+    /// Reads what `event` says is there; calls `answered` for each request that completes.
+    fn read(
+        &mut self,
+        connection: &mut Connection,
+        event: &StreamEvent,
+        answered: impl FnMut(Nanos),
+    ) -> anyhow::Result<()>;
+    /// When each request without an answer was due.
+    fn unanswered(&self) -> Vec<Nanos>;
+}
+
+/// Many connections to one server, each with its dialogue.
+pub(crate) struct Client<D> {
     ring: UdpRing,
     endpoint: Endpoint,
     server: SocketAddrV4,
-    lanes: Vec<Lane>,
+    lanes: Vec<Lane<D>>,
     dirty: Vec<usize>,
     next_timer: Option<Instant>,
     arena: BytesMut,
 }
 
-struct Lane {
+struct Lane<D> {
     handle: ConnectionHandle,
     connection: Connection,
     /// Present from the end of the handshake on.
-    requests: Option<Requests>,
+    dialogue: Option<D>,
     timer: Option<Instant>,
     dirty: bool,
 }
 
-impl Client {
-    /// Opens all connections and waits for their handshakes.
-    pub(super) fn connect(
+impl<D: Dialogue> Client<D> {
+    /// Opens `count` connections and waits until each is ready for requests. `dialogue` is called for each after
+    /// its handshake.
+    ///
+    /// # Errors
+    /// When they are not ready in time, or one of them fails.
+    pub(crate) fn connect(
         server: SocketAddrV4,
-        pin: Pin,
-        plan: Plan,
-        streams: Streams,
+        config: &ClientConfig,
+        count: usize,
+        mut dialogue: impl FnMut(&mut Connection) -> anyhow::Result<D>,
     ) -> anyhow::Result<Self> {
-        let config = client_config(pin)?;
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
-        let mut lanes = Vec::with_capacity(plan.lanes);
-        for _ in 0..plan.lanes {
+        let mut lanes = Vec::with_capacity(count);
+        for _ in 0..count {
             let (handle, connection) =
                 endpoint.connect(Instant::now(), config.clone(), server.into(), SERVER_NAME)?;
             // Handles of connections that are never removed count up, so a handle is its lane's index.
             assert_eq!(handle.0, lanes.len(), "quinn-proto numbers its connections from zero");
-            lanes.push(Lane { handle, connection, requests: None, timer: None, dirty: true });
+            lanes.push(Lane { handle, connection, dialogue: None, timer: None, dirty: true });
         }
         let mut client = Self {
-            ring: UdpRing::new(sockets(server, plan.lanes)?)?,
+            ring: UdpRing::new(sockets(server, count)?)?,
             endpoint,
             server,
-            dirty: (0..plan.lanes).collect(),
+            dirty: (0..count).collect(),
             lanes,
             next_timer: None,
             arena: BytesMut::with_capacity(ARENA),
         };
         let limit = Instant::now() + CONNECT_LIMIT;
-        while client.lanes.iter().any(|lane| lane.connection.is_handshaking()) {
+        while !client.lanes.iter().all(|lane| lane.dialogue.as_ref().is_some_and(D::is_ready)) {
             let now = Instant::now();
-            anyhow::ensure!(now < limit, "the server at {server} did not finish {} handshakes", plan.lanes);
+            anyhow::ensure!(
+                now < limit,
+                "the server at {server} did not get {count} connections ready in time"
+            );
             client.read_packets(now)?;
             client.take_events(|_, _| ())?;
+            for (index, lane) in client.lanes.iter_mut().enumerate() {
+                if lane.dialogue.is_none() && !lane.connection.is_handshaking() {
+                    lane.dialogue = Some(dialogue(&mut lane.connection)?);
+                    mark(lane, index, &mut client.dirty);
+                }
+            }
             client.send_packets(now)?;
-        }
-        for lane in &mut client.lanes {
-            lane.requests = Some(Requests::new(streams, plan.depth, &mut lane.connection)?);
         }
         Ok(client)
     }
@@ -124,8 +152,8 @@ impl Client {
             while let Some(event) = lane.connection.poll() {
                 match event {
                     Event::Stream(event) => {
-                        if let Some(requests) = &mut lane.requests {
-                            requests.read(&mut lane.connection, &event, |due| answered(index, due))?;
+                        if let Some(dialogue) = &mut lane.dialogue {
+                            dialogue.read(&mut lane.connection, &event, |due| answered(index, due))?;
                         }
                     }
                     Event::ConnectionLost { reason } => bail!("connection {index} was lost: {reason}"),
@@ -156,8 +184,8 @@ impl Client {
     fn send_lane(&mut self, index: usize, now: Instant) -> anyhow::Result<()> {
         let lane = &mut self.lanes[index];
         lane.dirty = false;
-        if let Some(requests) = &mut lane.requests {
-            requests.write(&mut lane.connection)?;
+        if let Some(dialogue) = &mut lane.dialogue {
+            dialogue.write(&mut lane.connection)?;
         }
         loop {
             while let Some(event) = lane.connection.poll_endpoint_events() {
@@ -199,7 +227,7 @@ impl Client {
     }
 }
 
-impl super::Client for Client {
+impl<D: Dialogue> super::Client for Client<D> {
     fn receive(&mut self, now: Instant, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
         let any = self.read_packets(now)?;
         if any {
@@ -211,7 +239,7 @@ impl super::Client for Client {
 
     fn start(&mut self, issue: Issue, _now: Nanos) -> anyhow::Result<()> {
         let lane = &mut self.lanes[issue.lane];
-        lane.requests.as_mut().context("the handshake is not done")?.start(issue.intended);
+        lane.dialogue.as_mut().context("the handshake is not done")?.start(issue.intended);
         mark(lane, issue.lane, &mut self.dirty);
         Ok(())
     }
@@ -222,21 +250,25 @@ impl super::Client for Client {
 
     fn give_up(&mut self, now: Nanos, generator: &mut Generator) {
         for (index, lane) in self.lanes.iter().enumerate() {
-            for intended in lane.requests.iter().flat_map(Requests::unanswered) {
+            for intended in lane.dialogue.iter().flat_map(D::unanswered) {
                 generator.lost(index, intended, now);
             }
         }
     }
 }
 
-fn mark(lane: &mut Lane, index: usize, dirty: &mut Vec<usize>) {
+fn mark<D>(lane: &mut Lane<D>, index: usize, dirty: &mut Vec<usize>) {
     if !lane.dirty {
         lane.dirty = true;
         dirty.push(index);
     }
 }
 
-fn client_config(pin: Pin) -> anyhow::Result<ClientConfig> {
+/// Offers one protocol and one cipher suite, and takes the certificate with this pin.
+///
+/// # Errors
+/// When rustls does not take the settings.
+pub(crate) fn client_config(pin: Pin, alpn: &[u8]) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(crypto_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -244,7 +276,7 @@ fn client_config(pin: Pin) -> anyhow::Result<ClientConfig> {
         .dangerous()
         .with_custom_certificate_verifier(PinnedServer::new(pin, &provider))
         .with_no_client_auth();
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = vec![alpn.to_vec()];
     // Each connection does its whole handshake, as separate clients would.
     tls.resumption = Resumption::disabled();
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));

@@ -6,15 +6,16 @@ use anyhow::{Context, bail};
 use quinn_proto::{Connection, Dir, ReadError, StreamEvent, StreamId, WriteError};
 
 use super::Streams;
+use super::quic::Dialogue;
 use crate::load::Nanos;
 use crate::rpc::message::{InOrder, MESSAGE, message};
 
-/// The requests of one connection; it writes and reads the connection's streams and sends nothing itself.
+/// The requests of one connection.
 pub(super) enum Requests {
     OneStream {
         stream: StreamId,
         messages: InOrder,
-        /// Written with the next [`Requests::write`]: all messages of a turn in one piece.
+        /// Written with the next [`Dialogue::write`]: all messages of a turn in one piece.
         outgoing: Vec<u8>,
     },
     StreamEach {
@@ -50,9 +51,14 @@ impl Requests {
             },
         })
     }
+}
 
-    /// A request due at `intended`; it is written with the next [`Self::write`].
-    pub(super) fn start(&mut self, intended: Nanos) {
+impl Dialogue for Requests {
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    fn start(&mut self, intended: Nanos) {
         match self {
             Self::OneStream { messages, outgoing, .. } => {
                 outgoing.extend_from_slice(&messages.send(intended));
@@ -61,8 +67,7 @@ impl Requests {
         }
     }
 
-    /// Writes as much as flow control and stream credit allow.
-    pub(super) fn write(&mut self, connection: &mut Connection) -> anyhow::Result<()> {
+    fn write(&mut self, connection: &mut Connection) -> anyhow::Result<()> {
         match self {
             Self::OneStream { stream, outgoing, .. } => {
                 if !outgoing.is_empty() {
@@ -99,8 +104,7 @@ impl Requests {
         Ok(())
     }
 
-    /// Reads what `event` says is there; calls `answered` for each request that completes.
-    pub(super) fn read(
+    fn read(
         &mut self,
         connection: &mut Connection,
         event: &StreamEvent,
@@ -136,8 +140,7 @@ impl Requests {
         Ok(())
     }
 
-    /// When each request without an answer was due.
-    pub(super) fn unanswered(&self) -> Vec<Nanos> {
+    fn unanswered(&self) -> Vec<Nanos> {
         match self {
             Self::OneStream { messages, .. } => messages.unanswered().collect(),
             Self::StreamEach { waiting, exchanges, .. } => {
@@ -165,7 +168,7 @@ impl Exchange {
 }
 
 /// Reads all there is; says whether the stream is finished.
-fn read_stream(
+pub(crate) fn read_stream(
     connection: &mut Connection,
     id: StreamId,
     mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
