@@ -93,10 +93,7 @@ impl Args {
         if let Some((row, error)) = failure {
             // What was answered is the caller's, whatever came after.
             self.keep_receipts(&session, &answers, &[])?;
-            let answered = answers.len();
-            let row =
-                format!("{}: row {row} ({answered} of {rows} rows were answered)", self.input.display());
-            return Err(self.failed(&session, error).context(row));
+            return Err(self.failed(&session, error, row, answers.len()));
         }
         if let Some(path) = &self.output {
             npy::write(path, &outputs(&model, &answers))?;
@@ -136,12 +133,14 @@ impl Args {
         if self.receipts.is_some() { Stage::Checkpointed } else { Stage::Durable }
     }
 
-    fn failed(&self, session: &Session, error: ClientError) -> anyhow::Error {
+    fn failed(&self, session: &Session, error: ClientError, row: usize, answered: usize) -> anyhow::Error {
         match &error {
+            // Not this row's fault.
             ClientError::Refused { status: Status::ModeUnavailable, detail, .. } => {
-                anyhow!("{}: mode {} is not available yet: {detail}", session.address, self.mode)
+                anyhow!("{}: {detail}; choose another --mode", session.address)
             }
-            _ => session::of(session.address, error),
+            _ => session::of(session.address, error)
+                .context(format!("{}: row {row}, after {answered} answers", self.input.display())),
         }
     }
 
