@@ -1,0 +1,165 @@
+//! The commands that talk to a node, against one that was brought up by the tool itself.
+
+mod tool;
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tool::shipped;
+
+/// A node on a data directory of its own.
+struct Node {
+    process: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Node {
+    fn up() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_haca"))
+            .args(["up", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
+            .arg(directory.path().join("data"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        let stdout = BufReader::new(process.stdout.take().expect("it is piped"));
+        // It says where connect.toml is once it serves.
+        let serves = stdout.lines().map_while(Result::ok).any(|line| line.starts_with("connect"));
+        assert!(serves, "the node did not come up");
+        Self { process, directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn connect(&self) -> PathBuf {
+        self.path("data/connect.toml")
+    }
+
+    fn compile(&self, model: &str) -> PathBuf {
+        let (onnx, rows) = (shipped(&format!("{model}.onnx")), shipped(&format!("{model}_calibration.npy")));
+        let compiled = self.path(&format!("{model}.haca"));
+        haca!("model", "compile", onnx, "--calibrate", rows, "-o", compiled).done();
+        compiled
+    }
+
+    fn push(&self, model: &Path, name: &str) {
+        haca!("model", "push", model, "--name", name, "--connect", self.connect()).done();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_pushed_model_answers_as_it_does_offline_and_its_receipts_hold() {
+    let node = Node::up();
+    let (model, rows) = (node.compile("mlp"), shipped("mlp_input.npy"));
+    node.push(&model, "mlp");
+    let listed = haca!("model", "list", "--connect", node.connect(), "--json").json();
+    assert_eq!(listed["models"][0]["name"], "mlp");
+
+    let (answers, receipts) = (node.path("y.npy"), node.path("receipts"));
+    let said = haca!(
+        "infer",
+        "--connect",
+        node.connect(),
+        "--model",
+        "mlp",
+        "--input",
+        rows,
+        "-o",
+        answers,
+        "--mode",
+        "tee",
+        "--receipts",
+        receipts,
+        "--wait",
+        "durable",
+        "--json",
+    );
+    let said = said.json();
+    assert_eq!((&said["rows"], &said["stage"]), (&400.into(), &"checkpointed".into()));
+    let offline = node.path("offline.npy");
+    haca!("model", "run", model, "--input", rows, "-o", offline).done();
+    assert_eq!(std::fs::read(&answers).expect("answers"), std::fs::read(&offline).expect("answers"));
+    haca!(
+        "verify",
+        receipts,
+        "--connect-keys",
+        node.connect(),
+        "--model",
+        model,
+        "--input",
+        rows,
+        "--output",
+        answers,
+        "--strict",
+    )
+    .done();
+}
+
+/// A parked shard hears every message of the log, not only the first.
+#[test]
+fn the_log_is_waited_for_again_and_again() {
+    let node = Node::up();
+    node.push(&node.compile("gbt"), "gbt");
+    for _ in 0..5 {
+        let rows = shipped("gbt_input.npy");
+        let waited = haca!(
+            "infer",
+            "--connect",
+            node.connect(),
+            "--model",
+            "gbt",
+            "--input",
+            rows,
+            "--wait",
+            "durable"
+        );
+        assert!(waited.done().contains("all durable"));
+    }
+}
+
+#[test]
+fn what_cannot_be_asked_is_said_with_its_remedy() {
+    let node = Node::up();
+    let (model, rows) = (node.compile("mlp"), shipped("mlp_input.npy"));
+    node.push(&model, "mlp");
+    let connect = node.connect();
+    haca!("infer", "--connect", connect, "--model", "mlp", "--input", rows, "--mode", "zk")
+        .failed(&["zk is not available yet"]);
+    haca!("infer", "--connect", connect, "--model", "lstm", "--input", rows)
+        .failed(&["\"lstm\"", "serves mlp"]);
+    haca!("infer", "--connect", connect, "--model", "mlp", "--input", shipped("gbt_input.npy"))
+        .failed(&["gbt_input.npy", "[64]"]);
+    assert_eq!(
+        haca!("infer", "--connect", connect, "--model", "mlp", "--input", rows, "--mode", "sgx").code,
+        2
+    );
+
+    let cut = node.path("cut.haca");
+    let bytes = std::fs::read(&model).expect("the model");
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).expect("a file");
+    haca!("model", "push", cut, "--name", "cut", "--connect", connect).failed(&["cut.haca", "model_refused"]);
+    let elsewhere = node.path("connect.toml");
+    std::fs::copy(&connect, &elsewhere).expect("a copy");
+    haca!("model", "push", model, "--name", "x", "--connect", elsewhere).failed(&["operator.key", "haca up"]);
+    std::fs::write(node.path("operator.key"), "07".repeat(32)).expect("a key");
+    haca!("model", "push", model, "--name", "x", "--connect", elsewhere).failed(&["not_permitted"]);
+
+    let text = std::fs::read_to_string(&connect).expect("the file");
+    let pin = text.lines().find(|line| line.starts_with("key_pin")).expect("it has a pin");
+    let other = format!("key_pin = \"{}\"", "00".repeat(32));
+    std::fs::write(&elsewhere, text.replace(pin, &other)).expect("a file");
+    haca!("model", "list", "--connect", elsewhere).failed(&["TLS key", "get its present connect.toml"]);
+    // And after all of that the node still serves.
+    haca!("infer", "--connect", connect, "--model", "mlp", "--input", rows).done();
+}
