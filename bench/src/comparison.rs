@@ -20,6 +20,7 @@ pub(crate) const OURS: &str = "haca";
 
 /// Arguments that every comparison takes.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Measured seconds of each run.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
