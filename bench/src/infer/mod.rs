@@ -52,7 +52,8 @@ A request is one row of 64 float32, an answer ten. Latency is from when a reques
 as a spinning client on a core of its own sees it; medians over rounds. At full speed all slots of a case are \
 always taken, so latency there is slots / rps.
 rps_per_core is requests/s divided by the cores the server used: CPU seconds of its process (user and kernel, \
-/proc/PID/stat) per second. It holds whether or not the client had more to give.
+/proc/PID/stat) per second. It counts the node's settlement and its polling between \
+requests, so it says little where the server is mostly idle.
 haca: a node as `haca up` starts it, in mode tee: QUIC with TLS, settlement on, a signed receipt with every \
 answer; one receipt of 1,024 is verified after the run.
 onnxruntime+tonic: ONNX Runtime with one thread, calls that are ready run as one batch, HTTP/2 without TLS, no \
