@@ -5,14 +5,16 @@ mod tls;
 use haca_dataplane::metrics::ShardMetrics;
 use haca_dataplane::quic::QuicLimits;
 use haca_dataplane::server::{Server, ServerConfig};
-use haca_dataplane::shard::inbox::Inbox;
+use haca_dataplane::shard::inbox::{Inbox, Letter};
 use haca_dataplane::shard::{Application, Arrival, ConnectionKey, Turn};
 use haca_dataplane::transport::ring::RingLimits;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-struct Echo;
+/// Echoes, and counts the messages it gets.
+struct Echo(Arc<AtomicUsize>);
 
 impl Application for Echo {
     type Session = ();
@@ -28,7 +30,9 @@ impl Application for Echo {
         turn.outbox.finish(arrival.key);
     }
     fn disconnected(&mut self, (): ()) {}
-    fn message(&mut self, (): (), _: &mut Turn<'_>) {}
+    fn message(&mut self, (): (), _: &mut Turn<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
     fn end_of_turn(&mut self, _: &mut Turn<'_>) {}
     fn deadline(&self) -> Option<Instant> {
         None
@@ -37,6 +41,10 @@ impl Application for Echo {
 }
 
 fn start(shards: usize, spin: Option<Duration>) -> Server<()> {
+    counting(shards, spin).0
+}
+
+fn counting(shards: usize, spin: Option<Duration>) -> (Server<()>, Vec<Arc<Inbox<()>>>, Arc<AtomicUsize>) {
     let config = ServerConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         // Both on core 0: a test machine may have no other.
@@ -54,10 +62,18 @@ fn start(shards: usize, spin: Option<Duration>) -> Server<()> {
         drain_timeout: Duration::from_secs(5),
         inbox_capacity: 16,
     };
-    let inboxes = (0..shards).map(|_| Arc::new(Inbox::new(16).unwrap())).collect();
+    let inboxes: Vec<_> = (0..shards).map(|_| Arc::new(Inbox::new(16).unwrap())).collect();
+    let counted = Arc::new(AtomicUsize::new(0));
     let metrics = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
-    let applications = (0..shards).map(|_| || Echo).collect();
-    Server::start(&config, &tls::identity(), b"echo", inboxes, metrics, applications).unwrap()
+    let applications = (0..shards)
+        .map(|_| {
+            let counted = Arc::clone(&counted);
+            move || Echo(counted)
+        })
+        .collect();
+    let server =
+        Server::start(&config, &tls::identity(), b"echo", inboxes.clone(), metrics, applications).unwrap();
+    (server, inboxes, counted)
 }
 
 async fn echo(connection: &quinn::Connection, bytes: &[u8]) -> Vec<u8> {
@@ -102,8 +118,16 @@ async fn bytes_come_back_whole_from_every_shard() {
 
 #[tokio::test]
 async fn a_parked_shard_wakes_for_packets_and_for_its_inbox() {
-    let server = start(1, Some(Duration::ZERO));
+    let (server, inboxes, counted) = counting(1, Some(Duration::ZERO));
     let metrics = server.metrics().to_vec();
+    // One letter after the other, each to a shard that had time to park again.
+    for letter in 1..=5 {
+        let parks = metrics[0].parks.value();
+        inboxes[0].send(Letter::Application(())).unwrap();
+        while counted.load(Ordering::SeqCst) < letter || metrics[0].parks.value() == parks {
+            std::thread::yield_now();
+        }
+    }
     let endpoint = tls::client(b"echo");
     let connection = endpoint.connect(server.address(), "node").unwrap().await.unwrap();
     for _ in 0..20 {

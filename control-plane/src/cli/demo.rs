@@ -207,9 +207,8 @@ fn largest_error(answered: &[f32], reference: &[f32]) -> f64 {
     if answered.len() != reference.len() {
         return f64::INFINITY;
     }
-    let (low, high) = (reference.iter()).fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| {
-        (low.min(*value), high.max(*value))
-    });
+    let (low, high) = (reference.iter())
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)));
     let largest = (answered.iter().zip(reference))
         .map(|(a, b)| f64::from((a - b).abs()))
         .fold(0.0, |largest, error| if error > largest || error.is_nan() { error } else { largest });
@@ -257,7 +256,17 @@ struct Demonstrated {
 impl Demonstrated {
     fn as_text(&self) -> String {
         let mut table = output::table(
-            ["model", "mode", "rows", "p50", "p99", "requests/s", "batch p50", "largest batch", "largest error"],
+            [
+                "model",
+                "mode",
+                "rows",
+                "p50",
+                "p99",
+                "requests/s",
+                "batch p50",
+                "largest batch",
+                "largest error",
+            ],
             2,
         );
         let micros = |duration: Duration| format!("{:.1} µs", duration.as_secs_f64() * 1e6);

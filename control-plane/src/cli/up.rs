@@ -59,7 +59,9 @@ impl Args {
         let data = self.data.clone().context("--data DIR is missing")?;
         tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
-            .with_env_filter(EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy())
+            .with_env_filter(
+                EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy(),
+            )
             .init();
         // One thread is enough for signals and HTTP; the shards have their own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -177,8 +179,11 @@ fn greeting(node: &Node, data: &Path, http: SocketAddr, config: &Config) -> Stri
 
 fn announcement(node: &Node, data: &Path, http: SocketAddr, config: &Config) -> serde_json::Value {
     let connect = node.connect();
-    let memory: serde_json::Map<_, _> =
-        config.memory(node.cpus().len()).into_iter().map(|(part, bytes)| (part.to_owned(), bytes.into())).collect();
+    let memory: serde_json::Map<_, _> = config
+        .memory(node.cpus().len())
+        .into_iter()
+        .map(|(part, bytes)| (part.to_owned(), bytes.into()))
+        .collect();
     json!({
         "address": connect.address,
         "http": http,

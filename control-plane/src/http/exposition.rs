@@ -17,7 +17,9 @@ pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus) -> String {
     let help = "Times a receive found no buffer; raise receive_buffers if it grows";
     text.shards(shards, "haca_receive_buffers_exhausted_total", help, |s| &s.receive_buffers_exhausted);
     text.shards(shards, "haca_parks_total", "Times the shard went to sleep", |s| &s.parks);
-    text.shards(shards, "haca_connections_opened_total", "Connections established", |s| &s.connections_opened);
+    text.shards(shards, "haca_connections_opened_total", "Connections established", |s| {
+        &s.connections_opened
+    });
     text.shards(shards, "haca_connections_closed_total", "Connections ended", |s| &s.connections_closed);
     text.shards(shards, "haca_connections_refused_total", "Connections refused", |s| &s.connections_refused);
     let help = "Connections closed because their answers were not read";
@@ -29,9 +31,7 @@ pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus) -> String {
     for (shard, metrics) in shards.iter().enumerate() {
         for status in Status::ALL.iter().filter(|status| **status != Status::Ok) {
             let count = metrics.refusals[*status as usize].value();
-            text.line(format_args!(
-                "haca_refusals_total{{shard=\"{shard}\",status=\"{status}\"}} {count}"
-            ));
+            text.line(format_args!("haca_refusals_total{{shard=\"{shard}\",status=\"{status}\"}} {count}"));
         }
     }
     text.histogram(shards, "haca_batch_size", "Requests in a batch", 1.0, |s| &s.batch_size);
@@ -46,7 +46,12 @@ pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus) -> String {
     text.one("haca_log_commits_total", "counter", "Group commits, each with one fsync", log.commits);
     text.one("haca_log_checkpoints_total", "counter", "Checkpoints published", log.checkpoints);
     text.one("haca_log_duplicates_total", "counter", "Leaves that the log had already", log.duplicates);
-    text.one("haca_log_conflicts_total", "counter", "Second leaves for one request id, not logged", log.conflicts);
+    text.one(
+        "haca_log_conflicts_total",
+        "counter",
+        "Second leaves for one request id, not logged",
+        log.conflicts,
+    );
     text.one("haca_log_stalled", "gauge", "1 while the log takes no commits", u64::from(log.stalled));
     text.one("haca_log_disk_bytes", "gauge", "Bytes of the log on disk", log.disk_bytes);
     text.0

@@ -1,10 +1,12 @@
 //! What other threads tell a shard. Messages are few (a model table, a log's answer, "drain"), so each costs its sender
 //! a system call; the shard learns of it through its ring, polling or parked.
+//!
+//! The bell is a pipe and not an eventfd: a parked ring signals an eventfd of its own, and on Linux 6.18 a signal that
+//! is raised from within another eventfd's write was delivered once and then never again, so the second letter to a
+//! parked shard was not heard.
 
-use crate::transport::ring::eventfd;
 use crossbeam_queue::ArrayQueue;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 /// Something for a shard.
@@ -20,7 +22,8 @@ pub enum Letter<M> {
 #[derive(Debug)]
 pub struct Inbox<M> {
     queue: ArrayQueue<Letter<M>>,
-    bell: File,
+    bell: PipeWriter,
+    ear: PipeReader,
 }
 
 impl<M> Inbox<M> {
@@ -29,7 +32,8 @@ impl<M> Inbox<M> {
     /// # Errors
     /// If the process has no descriptor left.
     pub fn new(capacity: usize) -> io::Result<Self> {
-        Ok(Self { queue: ArrayQueue::new(capacity), bell: eventfd()?.into() })
+        let (ear, bell) = io::pipe()?;
+        Ok(Self { queue: ArrayQueue::new(capacity), bell, ear })
     }
 
     /// Puts a message in and rings.
@@ -38,8 +42,8 @@ impl<M> Inbox<M> {
     /// Gives the message back if the inbox is full.
     pub fn send(&self, letter: Letter<M>) -> Result<(), Letter<M>> {
         self.queue.push(letter)?;
-        // The counter of an eventfd takes 2^64 - 2 rings before a write could fail.
-        let _ = (&self.bell).write(&1u64.to_ne_bytes());
+        // A pipe holds 64 KiB, far more rings than the queue has places. The reading end is ours, so it is open.
+        let _ = (&self.bell).write(&[0]);
         Ok(())
     }
 
@@ -53,6 +57,6 @@ impl<M> Inbox<M> {
     /// # Errors
     /// If the process has no descriptor left.
     pub fn listen(&self) -> io::Result<OwnedFd> {
-        self.bell.as_fd().try_clone_to_owned()
+        self.ear.as_fd().try_clone_to_owned()
     }
 }

@@ -1,7 +1,7 @@
 //! The raw io_uring of one shard.
 //!
 //! **Owner**: the shard's I/O task, on the shard's thread, for as long as the shard lives. **Never** called from another
-//! thread (the ring is set up `SINGLE_ISSUER`); other threads reach the shard through an eventfd that this ring reads.
+//! thread (the ring is set up `SINGLE_ISSUER`); other threads reach the shard through a pipe that this ring reads.
 //!
 //! Receives are one multishot `recvmsg` over a ring of provided buffers, so a burst costs no system call per packet.
 //! Sends are `sendmsg` with GSO out of a fixed set of slots. All memory is sized at start.
@@ -89,9 +89,9 @@ struct SendSlot {
 pub struct Ring {
     ring: IoUring,
     socket: UdpSocket,
-    /// The eventfd other threads write to.
+    /// The pipe other threads ring through, and room for what they wrote: any number of rings is one.
     inbox: OwnedFd,
-    inbox_count: Box<u64>,
+    inbox_rings: Box<[u8; 256]>,
     /// The eventfd the ring writes to while the shard is parked.
     parking: Option<glommio::io::BufferedFile>,
     receive_header: Box<libc::msghdr>,
@@ -156,7 +156,7 @@ impl Ring {
             ring,
             socket,
             inbox,
-            inbox_count: Box::new(0),
+            inbox_rings: Box::new([0; 256]),
             parking: Some(parking),
             receive_header,
             receive_entries,
@@ -382,8 +382,8 @@ impl Ring {
     }
 
     fn arm_inbox(&mut self) {
-        let count = (&raw mut *self.inbox_count).cast::<u8>();
-        let entry = opcode::Read::new(Fd(self.inbox.as_raw_fd()), count, 8).build().user_data(TAG_INBOX);
+        let rings = self.inbox_rings.as_mut_ptr();
+        let entry = opcode::Read::new(Fd(self.inbox.as_raw_fd()), rings, 256).build().user_data(TAG_INBOX);
         self.push(&entry);
     }
 
@@ -420,10 +420,7 @@ impl Drop for Ring {
 const IORING_ENTER_GETEVENTS: u32 = 1;
 
 /// An eventfd that a read waits on.
-///
-/// # Errors
-/// If the process has no descriptor left.
-pub fn eventfd() -> io::Result<OwnedFd> {
+fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointer.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
     if fd < 0 {

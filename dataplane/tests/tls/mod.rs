@@ -1,9 +1,10 @@
-//! A throwaway identity, and a client that trusts exactly that.
+//! A throwaway identity, and clients that trust exactly one certificate.
+#![allow(dead_code)] // Each test uses its part.
 
 use haca_dataplane::quic::TlsIdentity;
 use std::sync::{Arc, OnceLock};
 
-pub fn identity() -> TlsIdentity {
+pub(crate) fn identity() -> TlsIdentity {
     static MADE: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
     let (certificate, key) = MADE.get_or_init(|| {
         let made = rcgen::generate_simple_self_signed(vec!["node".to_owned()]).unwrap();
@@ -12,9 +13,16 @@ pub fn identity() -> TlsIdentity {
     TlsIdentity { certificate: certificate.clone().into(), key: key.clone().into() }
 }
 
-pub fn client(alpn: &[u8]) -> quinn::Endpoint {
+pub(crate) fn client(alpn: &[u8]) -> quinn::Endpoint {
+    trusting(identity().certificate, alpn)
+}
+
+pub(crate) fn trusting(
+    certificate: rustls::pki_types::CertificateDer<'static>,
+    alpn: &[u8],
+) -> quinn::Endpoint {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(identity().certificate).unwrap();
+    roots.add(certificate).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
