@@ -323,7 +323,7 @@ async fn who_breaks_the_protocol_is_told_how_and_nobody_else_notices() {
     let garbled: Vec<u8> = [&header(FrameKind::Request, 40)[..], &[0xa5; 40]].concat();
     let offences: [(&[u8], &str); 4] = [
         (&header(FrameKind::Request, limit + 1), "over the limit"),
-        (&[0xff; 64], "over the limit"),
+        (&[0xff; 64], "names no known kind"),
         (truncated, "3 bytes before the end of a frame"),
         (&garbled, "FlatBuffer"),
     ];
