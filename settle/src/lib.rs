@@ -20,6 +20,8 @@
 //! | `queue` | rings from shards to the committer, waking it |
 //! | `committer` | groups, idempotence, full disks |
 //! | `store` | keyspaces, atomic commit, bounded memory |
+//! | `ids` | where each request's leaf is, in memory and in sorted runs |
+//! | `priority` | the log's threads yield to the shards |
 //! | `tree` | RFC 6962 tree in 256-wide tiles, proofs |
 //! | `checkpoint` | signed notes, their files, the publisher |
 //! | `recovery` | the folder, its lock and format, what must hold before the log opens |
@@ -32,7 +34,9 @@
 mod checkpoint;
 mod committer;
 mod error;
+mod ids;
 mod log;
+mod priority;
 mod queue;
 mod receipts;
 mod recovery;

@@ -3,6 +3,7 @@
 use crate::checkpoint::{Checkpoint, LogKey, Publisher};
 use crate::committer::Committer;
 use crate::error::{CloseError, OpenError, ReadError};
+use crate::priority::yield_to_shards;
 use crate::queue::{Appender, Waker};
 use crate::receipts::{self, Busy, Receipts, WaitSender};
 use crate::recovery::{FolderLock, recover};
@@ -133,7 +134,14 @@ impl Log {
         appenders: usize,
     ) -> Result<(Self, Vec<Appender>), OpenError> {
         config.check(&key)?;
-        let recovered = recover(&config, &key)?;
+        // On a thread of its own, whose low priority the store's worker inherits; the caller's stays as it is.
+        let recovered = std::thread::scope(|scope| {
+            let recovering = scope.spawn(|| {
+                yield_to_shards();
+                recover(&config, &key)
+            });
+            recovering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
         let positions: Arc<[RingPositions]> = (0..appenders).map(|_| RingPositions::default()).collect();
         let shared = Arc::new(Shared::new(
             Arc::clone(&positions),
@@ -233,7 +241,10 @@ fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, OpenError> {
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(|| {
+        yield_to_shards();
+        run()
+    });
     spawned.map_err(|source| OpenError::Io { path: dir.join(name), source })
 }
 

@@ -33,7 +33,8 @@ pub(crate) fn recover(config: &LogConfig, key: &LogKey) -> Result<Recovered, Ope
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
     let lock = lock(dir)?;
     check_format(dir, key)?;
-    let store = open_store(dir, &config.store_limits())?;
+    // What a start finds is the log, whether or not somebody was told so before.
+    let store = open_store(dir, &config.store_limits(), u64::MAX)?;
     let size = store.len().map_err(store_error(dir))?;
     let (files, checkpoints) = CheckpointFiles::read(dir, key.verifier_key())?;
     if let Some(newest) = checkpoints.last()
@@ -90,18 +91,19 @@ fn audit(dir: &Path, store: &Store, tree: &Tree<'_>, first: u64, size: u64) -> R
 }
 
 /// Opens the store, creating it elsewhere first: a crash while it is created leaves nothing that looks like one.
-pub(crate) fn open_store(dir: &Path, limits: &StoreLimits) -> Result<Store, OpenError> {
+/// The first `durable` leaves are known to be so.
+pub(crate) fn open_store(dir: &Path, limits: &StoreLimits, durable: u64) -> Result<Store, OpenError> {
     let path = dir.join(STORE);
     if !path.try_exists().map_err(io(&path))? {
         let draft = dir.join(STORE_DRAFT);
         if draft.try_exists().map_err(io(&draft))? {
             std::fs::remove_dir_all(&draft).map_err(io(&draft))?;
         }
-        drop(Store::open(&draft, limits).map_err(store_error(dir))?);
+        drop(Store::open(&draft, limits, 0).map_err(store_error(dir))?);
         std::fs::rename(&draft, &path).map_err(io(&path))?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io(dir))?;
     }
-    Store::open(&path, limits).map_err(store_error(dir))
+    Store::open(&path, limits, durable).map_err(store_error(dir))
 }
 
 fn lock(dir: &Path) -> Result<FolderLock, OpenError> {

@@ -1,10 +1,11 @@
-//! The LSM store under the log: three keyspaces, written together or not at all.
+//! The LSM store under the log: leaves and tiles, written together or not at all, and the index of request ids,
+//! which follows them.
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `leaves` | index, big-endian | the leaf |
-//! | `ids` | request id | index, big-endian |
 //! | `tiles` | level, index big-endian, piece | 8 of the tile's 256 nodes |
+//! | `ids` | request id | index, big-endian; see [`ids`](crate::ids) |
 //!
 //! No value is longer than 300 bytes, on purpose. After a power cut the journal may lack any sector (512 bytes) of
 //! what was not fsynced yet. Then fjall 3.1.13 leaves the torn batch out if an entry's header is missing, but does
@@ -14,8 +15,10 @@
 
 use crate::LeafBytes;
 use crate::error::{ReadError, StoreError};
+use crate::ids::{BYTES_PER_RECENT_ID, IdIndex};
 use crate::tree::{CompleteTile, TILE_WIDTH};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::config::FilterPolicy;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use haca_wire::merkle::leaf_hash;
 use haca_wire::{Digest, RequestId};
 use std::path::Path;
@@ -26,7 +29,8 @@ use std::time::Duration;
 pub(crate) struct StoreLimits {
     /// Blocks of the store's files kept in memory, bytes.
     pub(crate) cache_bytes: u64,
-    /// Entries not yet written to sorted files: of each keyspace up to four times its share of this, bytes.
+    /// Entries not yet written to sorted files, bytes: of leaves and tiles up to four times their share of this,
+    /// of request ids at most this.
     pub(crate) write_buffer_bytes: u64,
 }
 
@@ -37,10 +41,17 @@ impl Default for StoreLimits {
 }
 
 impl StoreLimits {
-    /// Upper bound of what the store holds in memory: the cache, and per keyspace one active and
-    /// [`MAX_FLUSHES`] + 1 sealed write buffers.
+    /// Upper bound of what the store holds in memory: the cache, for leaves and tiles one active and
+    /// [`MAX_FLUSHES`] + 1 sealed write buffers that are five eighths of `write_buffer_bytes` together, and the
+    /// request ids.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.cache_bytes + self.write_buffer_bytes * (MAX_FLUSHES as u64 + 2)
+    }
+
+    /// Request ids that are kept in memory before they are written as a run. The more there are, the fewer runs
+    /// are there to be merged.
+    pub(crate) fn id_run_length(&self) -> usize {
+        (self.write_buffer_bytes.max(MIN_WRITE_BUFFER) / BYTES_PER_RECENT_ID) as usize
     }
 }
 
@@ -57,13 +68,13 @@ pub(crate) struct Group {
 pub(crate) struct Store {
     database: Database,
     leaves: Keyspace,
-    ids: Keyspace,
     tiles: Keyspace,
+    ids: IdIndex,
 }
 
 impl Store {
-    /// Opens the store, or creates it.
-    pub(crate) fn open(dir: &Path, limits: &StoreLimits) -> Result<Self, StoreError> {
+    /// Opens the store, or creates it. Of the leaves in it the first `durable` are known to be so.
+    pub(crate) fn open(dir: &Path, limits: &StoreLimits, durable: u64) -> Result<Self, StoreError> {
         let database = Database::builder(dir)
             .cache_size(limits.cache_bytes)
             .worker_threads(WORKERS)
@@ -75,14 +86,41 @@ impl Store {
         let keyspace = |name, share: u64| {
             let bytes = (limits.write_buffer_bytes / share).max(MIN_WRITE_BUFFER);
             database
-                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(bytes))
+                .keyspace(name, || {
+                    // What is looked up by index is there: a filter would only cost.
+                    KeyspaceCreateOptions::default()
+                        .max_memtable_size(bytes)
+                        .filter_policy(FilterPolicy::disabled())
+                })
                 .map_err(during("opening a keyspace"))
         };
-        // By how fast each grows: about 300 bytes an entry in `leaves`, 60 in `ids`, 40 in `tiles`.
+        // By how fast each grows: about 300 bytes for each leaf in `leaves`, 40 in `tiles`.
         let leaves = keyspace("leaves", 2)?;
-        let ids = keyspace("ids", 4)?;
         let tiles = keyspace("tiles", 8)?;
-        Ok(Self { database, leaves, ids, tiles })
+        let ids = IdIndex::open(&database, limits)?;
+        let store = Self { database, leaves, tiles, ids };
+        store.recall_ids(durable)?;
+        Ok(store)
+    }
+
+    /// Takes the ids of the leaves that the index on disk does not cover into memory again.
+    fn recall_ids(&self, durable: u64) -> Result<(), StoreError> {
+        for entry in self.leaves_from(self.ids.covered()?) {
+            let (index, leaf) = entry?;
+            self.ids.add(index, &[leaf]);
+            if index < durable {
+                self.write_due_ids(index + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the ids of the first `durable` leaves to disk if enough have gathered in memory.
+    pub(crate) fn write_due_ids(&self, durable: u64) -> Result<(), StoreError> {
+        if self.ids.is_run_due() {
+            self.ids.write_run(durable)?;
+        }
+        Ok(())
     }
 
     /// How many leaves there are.
@@ -96,11 +134,11 @@ impl Store {
     /// there whole or not at all, and the store must be opened again; writing the same group again is harmless.
     pub(crate) fn commit(&self, group: &Group) -> Result<(), StoreError> {
         self.wait_for_flushes()?;
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        let entries = group.leaves.len() + group.tiles.len() * (TILE_WIDTH / PIECE_WIDTH);
+        let batch = OwnedWriteBatch::with_capacity(self.database.clone(), entries);
+        let mut batch = batch.durability(Some(PersistMode::SyncData));
         for (index, leaf) in (group.first..).zip(&group.leaves) {
-            let index = index.to_be_bytes();
-            batch.insert(&self.leaves, index, &leaf[..]);
-            batch.insert(&self.ids, request_id(leaf).0, index);
+            batch.insert(&self.leaves, index.to_be_bytes(), &leaf[..]);
         }
         for tile in &group.tiles {
             assert_eq!(tile.nodes.len(), TILE_WIDTH, "only complete tiles are stored");
@@ -108,7 +146,9 @@ impl Store {
                 batch.insert(&self.tiles, piece_key(tile.level, tile.index, piece), piece_bytes(nodes));
             }
         }
-        batch.commit().map_err(during("committing a group"))
+        batch.commit().map_err(during("committing a group"))?;
+        self.ids.add(group.first, &group.leaves);
+        Ok(())
     }
 
     /// Waits until the store's worker has caught up.
@@ -119,7 +159,7 @@ impl Store {
     fn wait_for_flushes(&self) -> Result<(), StoreError> {
         while self.database.outstanding_flushes() >= MAX_FLUSHES
             || self.leaves.l0_table_count() >= MAX_L0_TABLES
-            || self.ids.l0_table_count() >= MAX_L0_TABLES
+            || self.ids.unsorted_tables() >= MAX_L0_TABLES
         {
             // Fails once the worker has died.
             self.database.persist(PersistMode::Buffer).map_err(during("waiting for the store's worker"))?;
@@ -154,8 +194,7 @@ impl Store {
 
     /// Where the leaf of a request is, durable or not.
     pub(crate) fn index_of(&self, id: &RequestId) -> Result<Option<u64>, StoreError> {
-        let found = self.ids.get(id.0).map_err(during("reading a request id"))?;
-        found.map(|bytes| parse_index(&bytes, "index of a request id")).transpose()
+        self.ids.get(id)
     }
 
     /// The nodes of a complete tile.
@@ -201,11 +240,11 @@ fn piece_bytes(nodes: &[Digest]) -> [u8; PIECE_WIDTH * Digest::LEN] {
     bytes
 }
 
-fn parse_index(bytes: &[u8], what: &'static str) -> Result<u64, StoreError> {
+pub(crate) fn parse_index(bytes: &[u8], what: &'static str) -> Result<u64, StoreError> {
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| malformed(what))
 }
 
-fn during(what: &'static str) -> impl Fn(fjall::Error) -> StoreError {
+pub(crate) fn during(what: &'static str) -> impl Fn(fjall::Error) -> StoreError {
     move |source| StoreError { what, source }
 }
 

@@ -297,7 +297,7 @@ mod tests {
 
     /// A store of `size` leaves, its edge, and the leaf hashes.
     fn grow(dir: &std::path::Path, size: u64) -> (Store, Edge, Vec<Digest>) {
-        let store = Store::open(dir, &StoreLimits::default()).unwrap();
+        let store = Store::open(dir, &StoreLimits::default(), 0).unwrap();
         let (mut edge, mut hashes) = (Edge::default(), Vec::new());
         let mut group = Group::default();
         for index in 0..size {

@@ -1,5 +1,6 @@
 //! `haca up`.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +60,7 @@ impl Args {
         let data = self.data.clone().context("--data DIR is missing")?;
         tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
             .with_env_filter(
                 EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy(),
             )
