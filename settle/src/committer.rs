@@ -5,7 +5,7 @@
 //! Meanwhile the rings fill and the shards refuse requests; nothing that was taken is lost.
 
 use crate::LeafBytes;
-use crate::error::{ReadError, StoreError};
+use crate::error::ReadError;
 use crate::log::LogConfig;
 use crate::queue::Waker;
 use crate::recovery::open_store;
@@ -13,10 +13,8 @@ use crate::shared::Shared;
 use crate::store::{Group, Store, StoreLimits, request_id};
 use crate::tree::Edge;
 use crossbeam_channel::Sender;
-use haca_wire::RequestId;
 use haca_wire::merkle::leaf_hash;
 use rtrb::Consumer;
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -54,8 +52,6 @@ pub(crate) struct Committer {
     /// How many of these have been looked up.
     sorted: usize,
     group: Group,
-    /// Where in the group a request's leaf is.
-    in_group: HashMap<RequestId, usize>,
     /// The tree with the group, once that is hashed.
     edge: Edge,
 }
@@ -84,8 +80,7 @@ impl Committer {
             first_ring: 0,
             incoming: Vec::with_capacity(config.max_group),
             sorted: 0,
-            group: Group::default(),
-            in_group: HashMap::with_capacity(config.max_group),
+            group: Group { first: edge.size(), ..Group::default() },
             edge,
         }
     }
@@ -177,21 +172,19 @@ impl Committer {
     }
 
     /// Puts the leaves that the log does not hold into the group.
-    fn sort_out(&mut self, store: &Store) -> Result<(), StoreError> {
+    fn sort_out(&mut self, store: &Store) -> Result<(), ReadError> {
+        let first = self.group.first;
         while let Some(leaf) = self.incoming.get(self.sorted) {
-            let id = request_id(leaf);
-            let held = match self.in_group.get(&id) {
-                Some(&at) => Some(self.group.leaves[at]),
-                None => match store.index_of(&id)? {
-                    Some(index) => store.leaf(index)?,
-                    None => None,
-                },
+            let index = first + self.group.leaves.len() as u64;
+            let held = match store.ids().find_or_add(request_id(leaf), index)? {
+                None => None,
+                Some(index) if index < first => {
+                    Some(store.leaf(index)?.ok_or(ReadError::MissingLeaf { index })?)
+                }
+                Some(index) => Some(self.group.leaves[(index - first) as usize]),
             };
             match held {
-                None => {
-                    self.in_group.insert(id, self.group.leaves.len());
-                    self.group.leaves.push(*leaf);
-                }
+                None => self.group.leaves.push(*leaf),
                 Some(held) if held == *leaf => {
                     self.shared.counters.duplicates.fetch_add(1, Relaxed);
                 }
@@ -209,7 +202,6 @@ impl Committer {
         if self.edge.size() > self.shared.durable().size() {
             return;
         }
-        self.group.first = self.edge.size();
         for leaf in &self.group.leaves {
             self.edge.append(leaf_hash(leaf), &mut self.group.tiles);
         }
@@ -231,7 +223,7 @@ impl Committer {
         self.sorted = 0;
         self.group.leaves.clear();
         self.group.tiles.clear();
-        self.in_group.clear();
+        self.group.first = self.edge.size();
     }
 
     /// Opens the store afresh: after an error in its journal it takes no more writes.
@@ -252,7 +244,11 @@ impl Committer {
                 }
             });
         match opened {
-            Ok(store) => self.shared.put_store(store),
+            Ok(store) => {
+                // The group is sorted out already, and whether it is in the store is not known.
+                store.ids().add(self.group.first, &self.group.leaves);
+                self.shared.put_store(store);
+            }
             Err(error) => tracing::error!(dir = %self.dir.display(), error, "the log's store does not open"),
         }
     }

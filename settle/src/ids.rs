@@ -10,19 +10,27 @@
 
 use crate::LeafBytes;
 use crate::error::StoreError;
+use crate::id_filter::IdFilter;
 use crate::store::{StoreLimits, during, parse_index, request_id};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use haca_wire::RequestId;
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::collections::hash_map::Entry;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Request ids and the indices of their leaves. Written by the committer alone, read by anyone.
 pub(crate) struct IdIndex {
     /// Id to index, big-endian; and under [`COVERED`] how many leaves this covers.
     runs: Keyspace,
-    /// The ids of the leaves after these.
-    recent: RwLock<HashMap<RequestId, u64>>,
+    memory: RwLock<Memory>,
     run_length: usize,
+}
+
+struct Memory {
+    /// The ids of the leaves after those that the runs cover, and of the leaves about to be committed.
+    recent: HashMap<RequestId, u64>,
+    /// The ids on disk; none if there were too many to read when the log opened.
+    filter: Option<IdFilter>,
 }
 
 impl IdIndex {
@@ -31,7 +39,21 @@ impl IdIndex {
             .keyspace("ids", KeyspaceCreateOptions::default)
             .map_err(during("opening the keyspace of request ids"))?;
         let run_length = limits.id_run_length();
-        Ok(Self { runs, recent: RwLock::new(HashMap::with_capacity(run_length)), run_length })
+        let index = Self {
+            runs,
+            memory: RwLock::new(Memory { recent: HashMap::with_capacity(run_length), filter: None }),
+            run_length,
+        };
+        let mut filter = IdFilter::new(limits.id_filter_bytes());
+        if index.covered()? <= filter.capacity() {
+            for entry in index.runs.iter() {
+                let key = entry.key().map_err(during("reading the request ids"))?;
+                // The entry under `COVERED` is no id.
+                RequestId::from_slice(&key).iter().for_each(|id| filter.insert(id));
+            }
+            index.write().filter = Some(filter);
+        }
+        Ok(index)
     }
 
     /// How many leaves, from the first on, the index on disk covers.
@@ -43,30 +65,58 @@ impl IdIndex {
     /// Where the leaf of a request is, durable or not.
     pub(crate) fn get(&self, id: &RequestId) -> Result<Option<u64>, StoreError> {
         // Memory first: an id leaves it only after it has come to the disk.
-        let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner).get(id).copied();
-        if recent.is_some() {
-            return Ok(recent);
+        let memory = self.read();
+        match memory.recent.get(id) {
+            Some(index) => Ok(Some(*index)),
+            None if is_fresh(&memory.filter, id) => Ok(None),
+            None => {
+                drop(memory);
+                self.look_up(id)
+            }
         }
+    }
+
+    /// Where the leaf of a request is; if there is none, it will be at `index`.
+    pub(crate) fn find_or_add(&self, id: RequestId, index: u64) -> Result<Option<u64>, StoreError> {
+        let mut memory = self.write();
+        let memory = &mut *memory;
+        match memory.recent.entry(id) {
+            Entry::Occupied(held) => Ok(Some(*held.get())),
+            Entry::Vacant(place) => {
+                let found = if is_fresh(&memory.filter, &id) { None } else { self.look_up(&id)? };
+                if found.is_none() {
+                    place.insert(index);
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    fn look_up(&self, id: &RequestId) -> Result<Option<u64>, StoreError> {
         let found = self.runs.get(id.0).map_err(during("reading a request id"))?;
         found.map(|bytes| parse_index(&bytes, "index of a request id")).transpose()
     }
 
-    /// Adds the ids of leaves that are in the store, the first of them at `first`.
+    /// Adds the ids of leaves, the first of them at `first`.
     pub(crate) fn add(&self, first: u64, leaves: &[LeafBytes]) {
-        let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
-        recent.extend(leaves.iter().map(request_id).zip(first..));
+        self.write().recent.extend(leaves.iter().map(request_id).zip(first..));
     }
 
     /// Whether memory holds enough ids for a run.
     pub(crate) fn is_run_due(&self) -> bool {
-        self.recent.read().unwrap_or_else(PoisonError::into_inner).len() >= self.run_length
+        self.read().recent.len() >= self.run_length
     }
 
     /// Moves the ids of the first `durable` leaves to disk.
     pub(crate) fn write_run(&self, durable: u64) -> Result<(), StoreError> {
         let mut run: Vec<([u8; 16], u64)> = {
-            let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
-            recent.iter().filter(|(_, index)| **index < durable).map(|(id, index)| (id.0, *index)).collect()
+            let memory = self.read();
+            memory
+                .recent
+                .iter()
+                .filter(|(_, index)| **index < durable)
+                .map(|(id, index)| (id.0, *index))
+                .collect()
         };
         let Some(last) = run.iter().map(|(_, index)| *index).max() else { return Ok(()) };
         run.sort_unstable();
@@ -74,13 +124,24 @@ impl IdIndex {
         let mut table = self.runs.start_ingestion().map_err(failed())?;
         // Shorter than any id, it sorts before those it is a prefix of, too.
         table.write(COVERED, (last + 1).to_be_bytes()).map_err(failed())?;
-        for (id, index) in run {
-            table.write(id, index.to_be_bytes()).map_err(failed())?;
+        for (id, index) in &run {
+            table.write(*id, index.to_be_bytes()).map_err(failed())?;
         }
         table.finish().map_err(failed())?;
-        let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
-        recent.retain(|_, index| *index > last);
+        let mut memory = self.write();
+        if let Some(filter) = &mut memory.filter {
+            run.iter().for_each(|(id, _)| filter.insert(&RequestId(*id)));
+        }
+        memory.recent.retain(|_, index| *index > last);
         Ok(())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Memory> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.memory.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tables that no compaction has sorted into the others yet.
@@ -89,8 +150,13 @@ impl IdIndex {
     }
 }
 
+/// Whether the id is surely not on disk.
+fn is_fresh(filter: &Option<IdFilter>, id: &RequestId) -> bool {
+    filter.as_ref().is_some_and(|filter| !filter.may_contain(id))
+}
+
 /// Memory for an id of a run: its place in a hash table that is at least 7/16 full (25 bytes each), in the sorted
 /// run, and its hash for the table's filter.
-pub(crate) const BYTES_PER_RECENT_ID: u64 = 128;
+pub(crate) const BYTES_PER_RECENT_ID: u64 = 80;
 /// One byte, so it is no request id.
 const COVERED: [u8; 1] = [0];

@@ -21,6 +21,7 @@
 //! | `committer` | groups, idempotence, full disks |
 //! | `store` | keyspaces, atomic commit, bounded memory |
 //! | `ids` | where each request's leaf is, in memory and in sorted runs |
+//! | `id_filter` | which ids are surely not on disk |
 //! | `priority` | the log's threads yield to the shards |
 //! | `tree` | RFC 6962 tree in 256-wide tiles, proofs |
 //! | `checkpoint` | signed notes, their files, the publisher |
@@ -34,6 +35,7 @@
 mod checkpoint;
 mod committer;
 mod error;
+mod id_filter;
 mod ids;
 mod log;
 mod priority;

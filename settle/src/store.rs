@@ -51,7 +51,13 @@ impl StoreLimits {
     /// Request ids that are kept in memory before they are written as a run. The more there are, the fewer runs
     /// are there to be merged.
     pub(crate) fn id_run_length(&self) -> usize {
-        (self.write_buffer_bytes.max(MIN_WRITE_BUFFER) / BYTES_PER_RECENT_ID) as usize
+        ((self.write_buffer_bytes.max(MIN_WRITE_BUFFER) - self.id_filter_bytes()) / BYTES_PER_RECENT_ID)
+            as usize
+    }
+
+    /// The filter over the ids on disk: with the usual settings 8 MiB, good for 6.7 million.
+    pub(crate) fn id_filter_bytes(&self) -> u64 {
+        self.write_buffer_bytes.max(MIN_WRITE_BUFFER) / 3
     }
 }
 
@@ -146,9 +152,7 @@ impl Store {
                 batch.insert(&self.tiles, piece_key(tile.level, tile.index, piece), piece_bytes(nodes));
             }
         }
-        batch.commit().map_err(during("committing a group"))?;
-        self.ids.add(group.first, &group.leaves);
-        Ok(())
+        batch.commit().map_err(during("committing a group"))
     }
 
     /// Waits until the store's worker has caught up.
@@ -190,6 +194,11 @@ impl Store {
             let leaf = value[..].try_into().map_err(|_| malformed("leaf"))?;
             Ok((parse_index(&key, "leaf key")?, leaf))
         })
+    }
+
+    /// Where each request's leaf is or will be.
+    pub(crate) fn ids(&self) -> &IdIndex {
+        &self.ids
     }
 
     /// Where the leaf of a request is, durable or not.
