@@ -10,14 +10,18 @@ use crate::sign::{BatchSigner, Served};
 use haca_kernels::{Executor, InputError};
 use haca_settle::Appender;
 use haca_wire::message::Encoder;
-use haca_wire::message::infer::Answer;
+use haca_wire::message::infer::{Answer, encode_refused};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::tensor::{self, TensorView};
-use haca_wire::{Digest, Dtype, Mode, RequestId, SessionId};
+use haca_wire::{Digest, Dtype, Mode, RequestId, SessionId, Status};
 use std::time::{Duration, Instant};
 
 /// Weight of the newest run in the running mean of what a run takes: one eighth.
 const MEAN_WEIGHT: u32 = 8;
+
+/// A batch that waits for company runs this long before its earliest deadline would ask for it: a parked shard's timer
+/// may be that late on a busy machine.
+const WAKE_UP: Duration = Duration::from_millis(1);
 
 /// What a request says beyond its tensor.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +105,10 @@ impl ServedModel {
         self.executor.stage(self.staged.len(), kernel_dtype(input.dtype), input.data)?;
         let latest = admission.received + self.max_delay;
         let fire_at = match admission.deadline {
-            Some(deadline) => latest.min(deadline.checked_sub(self.run_time).unwrap_or(admission.received)),
+            Some(deadline) => {
+                let lead = self.run_time + WAKE_UP;
+                latest.min(deadline.checked_sub(lead).unwrap_or(admission.received).max(admission.received))
+            }
             None => latest,
         };
         self.fire_at = Some(self.fire_at.map_or(fire_at, |at| at.min(fire_at)));
@@ -114,14 +121,31 @@ impl ServedModel {
         self.fire_at
     }
 
-    /// Runs what is staged and writes the answers. Each leaf is in the log's queue before its answer can leave.
-    pub(crate) fn run(&mut self, surroundings: &mut Surroundings<'_>, outbox: &mut Outbox) {
+    /// Runs what is staged and writes the answers. Each leaf is in the log's queue before its answer can leave. Returns
+    /// when it was done, if there was anything.
+    pub(crate) fn run(
+        &mut self,
+        surroundings: &mut Surroundings<'_>,
+        outbox: &mut Outbox,
+    ) -> Option<Instant> {
         let rows = self.staged.len();
         if rows == 0 {
-            return;
+            return None;
         }
         let Surroundings { signer, log, encoder, clock, metrics } = surroundings;
         let started = Instant::now();
+        self.fire_at = None;
+        // Another model's run may have come between admission and here.
+        if self.staged.iter().all(|staged| staged.admission.deadline.is_some_and(|at| at < started)) {
+            for Staged { admission, .. } in self.staged.drain(..) {
+                metrics.refusals[Status::DeadlineMissed as usize].add(1);
+                outbox.answer(admission.stream, |out| {
+                    let detail = "the deadline passed before the batch could run, so it was not computed";
+                    encode_refused(encoder, out, admission.request, Status::DeadlineMissed, detail, 0);
+                });
+            }
+            return None;
+        }
         self.executor.execute(rows);
         let completed = clock.unix(Instant::now());
 
@@ -156,11 +180,11 @@ impl ServedModel {
         let finished = Instant::now();
         let took = finished - started;
         self.run_time = self.run_time - self.run_time / MEAN_WEIGHT + took / MEAN_WEIGHT;
-        self.fire_at = None;
         metrics.answers.add(rows as u64);
         metrics.batches.add(1);
         metrics.batch_size.record(rows as u64);
         metrics.run_time.record(took.as_nanos() as u64);
+        Some(finished)
     }
 }
 

@@ -151,8 +151,14 @@ impl Config {
         rule("max_connections", &self.max_connections, self.max_connections > 0, "must be at least 1")?;
         rule("max_streams", &self.max_streams, self.max_streams > 0, "must be at least 1")?;
         rule("max_in_flight", &self.max_in_flight, self.max_in_flight > 0, "must be at least 1")?;
-        rule("max_models", &self.max_models, self.max_models > 0, "must be at least 1")?;
-        rule("send_slots", &self.send_slots, self.send_slots > 0, "must be at least 1")?;
+        rule("max_models", &self.max_models, (1..=512).contains(&self.max_models), "must be 1 to 512")?;
+        let slots = (1..=4096).contains(&self.send_slots);
+        rule("send_slots", &self.send_slots, slots, "must be 1 to 4096")?;
+        rule("idle_timeout_ms", &self.idle_timeout_ms, self.idle_timeout_ms > 0, "must be at least 1")?;
+        let window =
+            self.connection_window_bytes >= self.max_frame_bytes && self.stream_window_bytes >= 16 << 10;
+        let least = "must be at least max_frame_bytes (and stream_window_bytes at least 16384)";
+        rule("connection_window_bytes", &self.connection_window_bytes, window, least)?;
         let buffers = self.receive_buffers.is_power_of_two() && self.receive_buffers <= 1 << 12;
         rule("receive_buffers", &self.receive_buffers, buffers, "must be a power of two up to 4096")?;
         let frame = (16 << 10..=16 << 20).contains(&self.max_frame_bytes);
@@ -200,6 +206,7 @@ impl Config {
         vec![
             ("receive and send buffers", (shards * self.ring().memory_bytes()) as u64),
             ("received bytes not yet read, if every caller fills its window", connections * windows),
+            ("incomplete frames, if every caller leaves as many open as it may", connections * windows),
             ("answers not yet acknowledged, if every caller stops reading", connections * windows),
             ("answers waiting for flow control", connections * self.max_backlog_bytes as u64),
             ("model files arriving", MAX_PUSHES as u64 * self.max_model_bytes),

@@ -65,12 +65,18 @@ pub fn seed(file: &Path) -> Result<Seed, KeyError> {
 /// As for [`seed`].
 pub fn tls(data: &Path) -> Result<TlsIdentity, KeyError> {
     let (key_file, certificate_file) = (data.join("tls.key"), data.join("tls.crt"));
-    if let (Some(key), Some(certificate)) = (read_private(&key_file)?, read_private(&certificate_file)?) {
+    let kept = read_private(&key_file)?;
+    if let (Some(key), Some(certificate)) = (&kept, read_private(&certificate_file)?) {
         return Ok(TlsIdentity { certificate: certificate.to_vec().into(), key: key.to_vec().into() });
     }
     let malformed =
         |error: rcgen::Error| KeyError::Malformed { path: key_file.clone(), what: error.to_string() };
-    let key = rcgen::KeyPair::generate().map_err(malformed)?;
+    // Callers pin the key, not the certificate: a key without one gets a new one.
+    let key = match &kept {
+        Some(kept) => rcgen::KeyPair::try_from(&kept[..]),
+        None => rcgen::KeyPair::generate(),
+    };
+    let key = key.map_err(malformed)?;
     let parameters = rcgen::CertificateParams::new(vec!["haca-node".to_owned()]).map_err(malformed)?;
     let certificate = parameters.self_signed(&key).map_err(malformed)?;
     let key = Zeroizing::new(key.serialize_der());
@@ -142,6 +148,8 @@ mod tests {
         let made = tls(folder.path()).unwrap();
         let again = tls(folder.path()).unwrap();
         assert_eq!(made.certificate, again.certificate);
-        assert_eq!(key_pin(&made.certificate).unwrap(), key_pin(&again.certificate).unwrap());
+        fs::remove_file(folder.path().join("tls.crt")).unwrap();
+        let third = tls(folder.path()).unwrap();
+        assert_eq!(key_pin(&made.certificate).unwrap(), key_pin(&third.certificate).unwrap());
     }
 }

@@ -48,11 +48,13 @@ impl Histogram {
         self.sum.value()
     }
 
-    /// For each bucket that holds anything: its upper bound (inclusive) and its count.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
-        (self.buckets.iter().enumerate())
-            .map(|(index, count)| (Self::upper_bound(index), count.value()))
-            .filter(|(_, count)| *count > 0)
+    /// For each power of two: the largest value below it, and how many values were not larger.
+    pub fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> {
+        let mut total = 0;
+        self.buckets.chunks(4).enumerate().map(move |(index, quarters)| {
+            total += quarters.iter().map(Counter::value).sum::<u64>();
+            (Self::upper_bound(4 * index + 3), total)
+        })
     }
 
     fn bucket(value: u64) -> usize {
@@ -76,7 +78,7 @@ impl Histogram {
 /// Everything one shard counts.
 #[derive(Debug, Default)]
 #[repr(align(128))] // A cache line pair of its own: no shard's counting disturbs another's.
-#[allow(missing_docs)] // The names are the metrics' names; `crate::metrics::render` has a line on each.
+#[allow(missing_docs)] // Where they are exported, each has a line of explanation.
 pub struct ShardMetrics {
     pub datagrams_received: Counter,
     pub sends: Counter,

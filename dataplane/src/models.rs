@@ -179,8 +179,11 @@ impl ModelTable {
         in_force(self.models.iter().map(|model| &model.entry)).cloned().collect()
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut ServedModel> {
-        self.models.iter_mut()
+    /// A model whose batch must run by `now`, or, when everything is to be finished, any that has one.
+    pub(crate) fn due(&self, now: std::time::Instant, everything: bool) -> Option<u32> {
+        let is_due =
+            |model: &&ServedModel| model.deadline().is_some_and(|deadline| everything || deadline <= now);
+        self.models.iter().find(is_due).map(|model| model.entry.handle)
     }
 
     pub(crate) fn deadline(&self) -> Option<std::time::Instant> {

@@ -28,6 +28,7 @@ use sha2::Digest as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 
 /// Why a node did not start.
@@ -100,7 +101,7 @@ impl Node {
         let shards = cpus.len();
         std::fs::create_dir_all(data).map_err(|source| StartError::Data { path: data.to_owned(), source })?;
 
-        // The log first: its lock says whether the directory is ours, before anything in it is made or changed.
+        // The log first: its lock says whether the directory is ours. Only its own key is needed before that.
         let log_key = LogKey::from_seed(&config.log.origin, &*keys::seed(&data.join("log.key"))?)?;
         let log_verifier_key = log_key.verifier_key().to_owned();
         let (log, appenders) = Log::open(config.log_config(data), log_key, shards)?;
@@ -132,6 +133,7 @@ impl Node {
             signs_vanilla: config.sign_vanilla,
             evidence: evidence_bytes.clone(),
             operator: operator.public(),
+            max_partial_bytes: config.connection_window_bytes as usize,
         });
         let signing = Signing {
             key: Arc::clone(&node_key),
@@ -213,6 +215,11 @@ impl Node {
     /// The settlement log.
     pub fn log(&self) -> LogHandle {
         self.log.handle()
+    }
+
+    /// How many shards have stopped; none does before [`stop`](Self::stop) unless something is broken.
+    pub fn stopped_shards(&self) -> Arc<AtomicUsize> {
+        self.server.stopped()
     }
 
     /// What the shards count.

@@ -78,8 +78,11 @@ impl Pusher {
     }
 
     pub(crate) fn submit(&self, job: PushJob) {
-        // Every push holds a place, and there are as many places in the channel. After a drain nobody listens.
-        let _ = self.jobs.try_send(job);
+        // Every push holds a place, and there are as many places in the channel, so this fails only if nobody listens.
+        if let Err(error) = self.jobs.try_send(job) {
+            let detail = "the node takes no models any more; see its log".to_owned();
+            (error.into_inner().reply)(Err(Refusal { status: Status::Draining, detail, retry_after_us: 0 }));
+        }
     }
 }
 

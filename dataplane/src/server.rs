@@ -11,6 +11,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -71,6 +72,16 @@ pub struct Server<M> {
     inboxes: Vec<Arc<Inbox<M>>>,
     metrics: Vec<Arc<ShardMetrics>>,
     threads: Vec<(usize, ExecutorJoinHandle<io::Result<()>>)>,
+    stopped: Arc<AtomicUsize>,
+}
+
+/// Counts a shard that has stopped, in whatever way.
+struct StopCount(Arc<AtomicUsize>);
+
+impl Drop for StopCount {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// Glommio's own rings carry nothing but the wake-up of a parked shard.
@@ -107,7 +118,8 @@ impl<M: Send + 'static> Server<M> {
             cpu: config.cpus[0],
             reason: error.to_string(),
         })?;
-        let mut server = Self { address, inboxes, metrics, threads: Vec::with_capacity(shards) };
+        let stopped = Arc::new(AtomicUsize::new(0));
+        let mut server = Self { address, inboxes, metrics, threads: Vec::with_capacity(shards), stopped };
         for (index, (socket, application)) in sockets.into_iter().zip(applications).enumerate() {
             let cpu = config.cpus[index];
             let fail = |reason: String| ServerError::Shard { shard: index, cpu, reason };
@@ -122,11 +134,13 @@ impl<M: Send + 'static> Server<M> {
             let (endpoint_config, server_config) = (endpoint_config.clone(), Arc::clone(&server_config));
             let (inbox, metrics) = (Arc::clone(&server.inboxes[index]), Arc::clone(&server.metrics[index]));
             let (ready, started) = mpsc::channel();
+            let stop_count = StopCount(Arc::clone(&server.stopped));
             let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
                 .name(&format!("shard-{index}"))
                 .io_memory(EXECUTOR_MEMORY)
                 .ring_depth(16)
                 .spawn(move || async move {
+                    let _stop_count = stop_count;
                     let made = Shard::new(
                         shard_config,
                         socket,
@@ -159,8 +173,6 @@ impl<M: Send + 'static> Server<M> {
                 Err(error) => Err(fail(error.to_string())),
             };
             if let Err(error) = outcome {
-                server.drain();
-                let _ = server.join();
                 return Err(error);
             }
         }
@@ -177,12 +189,20 @@ impl<M: Send + 'static> Server<M> {
         &self.metrics
     }
 
+    /// How many shards have stopped: a drain stops all of them, a fault one.
+    pub fn stopped(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.stopped)
+    }
+
     /// Tells every shard to finish what it has and stop.
     pub fn drain(&self) {
         for inbox in &self.inboxes {
             let mut letter = Letter::Drain;
-            // A full inbox is being emptied by its shard at this moment.
+            // A full inbox is being emptied by its shard at this moment, unless that has stopped.
             while let Err(back) = inbox.send(letter) {
+                if self.stopped.load(Ordering::Acquire) > 0 {
+                    break;
+                }
                 letter = back;
                 std::thread::yield_now();
             }
@@ -193,9 +213,13 @@ impl<M: Send + 'static> Server<M> {
     ///
     /// # Errors
     /// The first shard that failed.
-    pub fn join(self) -> Result<(), ServerError> {
+    pub fn join(mut self) -> Result<(), ServerError> {
+        self.join_threads()
+    }
+
+    fn join_threads(&mut self) -> Result<(), ServerError> {
         let mut result = Ok(());
-        for (shard, (cpu, thread)) in self.threads.into_iter().enumerate() {
+        for (shard, (cpu, thread)) in self.threads.drain(..).enumerate() {
             let reason = match thread.join() {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error.to_string(),
@@ -204,5 +228,19 @@ impl<M: Send + 'static> Server<M> {
             result = result.and(Err(ServerError::Shard { shard, cpu, reason }));
         }
         result
+    }
+}
+
+impl<M> Drop for Server<M> {
+    /// Nothing is left running, whichever way the server goes.
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            for inbox in &self.inboxes {
+                let _ = inbox.send(Letter::Drain);
+            }
+            for (_, thread) in self.threads.drain(..) {
+                let _ = thread.join();
+            }
+        }
     }
 }

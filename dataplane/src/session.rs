@@ -30,6 +30,9 @@ const RETRY_AFTER_US: u32 = 1000;
 /// `AwaitReceipts` that one shard may have unanswered. Each takes one place in the shard's inbox when it is answered.
 pub(crate) const MAX_AWAITS: usize = 512;
 
+/// Bytes of answers in one turn, above which no more model tables are written in it.
+const MAX_TURN_ANSWERS: usize = 8 << 20;
+
 /// What every shard knows of the node.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeFacts {
@@ -42,6 +45,8 @@ pub(crate) struct NodeFacts {
     pub(crate) evidence: Option<Vec<u8>>,
     /// The key that permits pushes.
     pub(crate) operator: [u8; 32],
+    /// Bytes of incomplete frames that one session may have open.
+    pub(crate) max_partial_bytes: usize,
 }
 
 /// What other threads tell an inference shard.
@@ -59,6 +64,10 @@ pub(crate) struct Session {
     id: SessionId,
     challenge: Digest,
     ready: bool,
+    /// A push of this session was not permitted: no signature is verified for it again.
+    push_denied: bool,
+    /// Bytes held of frames that are not complete, over all streams.
+    partial: usize,
     /// The session failed and is being closed: read no more of it.
     closed: bool,
 }
@@ -67,6 +76,8 @@ pub(crate) struct Session {
 pub(crate) struct Stream {
     reader: FrameReader,
     push: Option<Box<Push>>,
+    /// What the reader holds, as it is counted in the session.
+    held: usize,
 }
 
 /// The application of an inference shard.
@@ -80,6 +91,8 @@ pub(crate) struct Inference {
     encoder: Encoder,
     clock: Clock,
     metrics: Arc<ShardMetrics>,
+    /// Requests staged, over all models: each will need a place in the log's queue.
+    staged: usize,
     awaits: usize,
     draining: bool,
     /// Where the log sends its answers.
@@ -113,11 +126,26 @@ impl Inference {
             encoder: Encoder::new(),
             clock,
             metrics,
+            staged: 0,
             awaits: 0,
             draining: false,
             replies,
             ran_until: None,
         }
+    }
+
+    /// Runs what is staged for one model.
+    fn run_model(&mut self, handle: u32, turn: &mut Turn<'_>) {
+        let Some(model) = self.models.find(handle) else { return };
+        self.staged -= model.staged();
+        let mut surroundings = Surroundings {
+            signer: &mut self.signer,
+            log: &mut self.log,
+            encoder: &mut self.encoder,
+            clock: &self.clock,
+            metrics: &self.metrics,
+        };
+        self.ran_until = model.run(&mut surroundings, turn.outbox).or(self.ran_until);
     }
 
     /// Takes one frame. An error closes the connection.
@@ -136,6 +164,13 @@ impl Inference {
             FrameKind::Hello => self.hello(frame.payload, arrival, turn),
             FrameKind::AwaitReceipts => self.await_receipts(frame.payload, arrival, turn),
             FrameKind::ListModels => {
+                // A small question with a large answer: flow control sees the answers only after the turn, so whoever
+                // asks faster than the shard can write is stopped here.
+                if turn.outbox.len() > MAX_TURN_ANSWERS {
+                    let detail =
+                        format!("more than {MAX_TURN_ANSWERS} bytes of answers were asked for at once");
+                    return Err(Violation::new(Status::LimitExceeded, detail));
+                }
                 let list = ModelList { models: self.models.current() };
                 turn.outbox.write(arrival.key, |out| list.encode(&mut self.encoder, out));
                 Ok(())
@@ -159,6 +194,9 @@ impl Inference {
         arrival: &mut Arrival<'_, Self>,
         turn: &mut Turn<'_>,
     ) -> Result<(), Violation> {
+        if arrival.session.ready {
+            return Err(Violation::new(Status::Malformed, "a session says Hello once"));
+        }
         let hello = Hello::decode(payload)?;
         if hello.protocol_version != PROTOCOL_VERSION {
             let detail = format!(
@@ -227,10 +265,8 @@ impl Inference {
             Mode::Tee if self.facts.evidence.is_some() => {}
             mode => return Err(Reason::Mode(mode)),
         }
-        // Each staged request will need a place in the log's queue, whichever model it is for.
-        let staged: usize = self.models.iter_mut().map(|model| model.staged()).sum();
-        if self.log.free() <= staged {
-            return Err(Reason::LogFull { stalled: self.log_handle.status().stalled });
+        if self.log.free() <= self.staged {
+            return Err(Reason::LogFull { stalled: self.log_handle.is_stalled() });
         }
         let Some(model) = self.models.find(request.model) else {
             return Err(Reason::UnknownModel(request.model));
@@ -264,17 +300,11 @@ impl Inference {
             deadline,
         };
         model.stage(admission, &request.input).map_err(|error| Reason::Shape(error.to_string()))?;
+        self.staged += 1;
         arrival.pending.expect_answer();
         if model.is_full() {
-            let mut surroundings = Surroundings {
-                signer: &mut self.signer,
-                log: &mut self.log,
-                encoder: &mut self.encoder,
-                clock: &self.clock,
-                metrics: &self.metrics,
-            };
-            model.run(&mut surroundings, turn.outbox);
-            self.ran_until = Some(Instant::now());
+            self.clock.renew(turn.now);
+            self.run_model(request.model, turn);
         }
         Ok(())
     }
@@ -303,10 +333,14 @@ impl Inference {
     ) -> Result<(), Violation> {
         let AwaitReceipts { stage, ids } = AwaitReceipts::decode(payload)?;
         let limit = self.facts.limits.max_await_ids as usize;
+        let max_in_flight = self.facts.limits.max_in_flight;
+        let unanswered = arrival.pending.on_connection();
         arrival.pending.expect_answer();
         let stream = arrival.key;
         let refusal = if ids.len() > limit {
             Some((Status::LimitExceeded, format!("{} ids asked for, the limit is {limit}", ids.len())))
+        } else if unanswered >= max_in_flight {
+            Some((Status::LimitExceeded, format!("{max_in_flight} requests of this session are unanswered")))
         } else if self.awaits >= MAX_AWAITS {
             Some((Status::Overloaded, format!("{MAX_AWAITS} questions about receipts wait already")))
         } else {
@@ -337,18 +371,21 @@ impl Inference {
         let announced = PushModel::decode(payload)?;
         arrival.pending.expect_answer();
         let limit = self.facts.limits.max_model_bytes;
-        let permitted = sign::verify_push(
-            &self.facts.operator,
-            &arrival.session.challenge,
-            &Digest(announced.id.0),
-            &announced.name,
-            &announced.operator_signature,
-        );
+        let session = &mut *arrival.session;
+        let mut is_permitted = || {
+            // One wrong signature is enough: verifying another costs the shard tens of microseconds.
+            session.push_denied = session.push_denied
+                || !sign::verify_push(
+                    &self.facts.operator,
+                    &session.challenge,
+                    &Digest(announced.id.0),
+                    &announced.name,
+                    &announced.operator_signature,
+                );
+            !session.push_denied
+        };
         let refusal = if self.draining {
             Some((Status::Draining, "the node is shutting down".to_owned()))
-        } else if !permitted {
-            let detail = "the operator's key did not sign this push; use the operator.key of the node's data directory";
-            Some((Status::NotPermitted, detail.to_owned()))
         } else if announced.length > limit {
             Some((
                 Status::LimitExceeded,
@@ -356,6 +393,9 @@ impl Inference {
             ))
         } else if push.is_some() {
             Some((Status::Malformed, "a push is already under way on this stream".to_owned()))
+        } else if !is_permitted() {
+            let detail = "the operator's key did not sign this push; connect again with the operator.key of the node's data directory";
+            Some((Status::NotPermitted, detail.to_owned()))
         } else {
             match self.pusher.begin(announced) {
                 Some(begun) => {
@@ -415,12 +455,14 @@ impl Application for Inference {
             id: SessionId::from_slice(id).expect("16 bytes were split off"),
             challenge: Digest::from_slice(challenge).expect("32 bytes are left"),
             ready: false,
+            push_denied: false,
+            partial: 0,
             closed: false,
         }
     }
 
     fn opened(&mut self) -> Stream {
-        Stream { reader: FrameReader::new(self.facts.limits.max_frame_bytes as usize), push: None }
+        Stream { reader: FrameReader::new(self.facts.limits.max_frame_bytes as usize), push: None, held: 0 }
     }
 
     fn received(&mut self, mut arrival: Arrival<'_, Self>, bytes: &[u8], turn: &mut Turn<'_>) {
@@ -428,7 +470,7 @@ impl Application for Inference {
             return;
         }
         // The reader's frames borrow it, and taking a frame needs the rest of the stream.
-        let Stream { reader, push } = arrival.stream;
+        let Stream { reader, push, .. } = arrival.stream;
         let mut borrowed = (std::mem::replace(reader, FrameReader::new(0)), push.take());
         let mut rest = bytes;
         let result = loop {
@@ -444,6 +486,16 @@ impl Application for Inference {
             }
         };
         (arrival.stream.reader, arrival.stream.push) = borrowed;
+        let held = arrival.stream.reader.buffered();
+        arrival.session.partial += held;
+        arrival.session.partial -= std::mem::replace(&mut arrival.stream.held, held);
+        let limit = self.facts.max_partial_bytes;
+        let result = if result.is_ok() && arrival.session.partial > limit {
+            let detail = format!("more than {limit} bytes of incomplete frames are open");
+            Err(Violation::new(Status::LimitExceeded, detail))
+        } else {
+            result
+        };
         if let Err(violation) = result {
             self.metrics.refusals[violation.status as usize].add(1);
             arrival.session.closed = true;
@@ -452,6 +504,10 @@ impl Application for Inference {
     }
 
     fn ended(&mut self, arrival: Arrival<'_, Self>, turn: &mut Turn<'_>) {
+        arrival.session.partial -= std::mem::take(&mut arrival.stream.held);
+        if arrival.session.closed {
+            return;
+        }
         if let Err(error) = arrival.stream.reader.finish() {
             self.metrics.refusals[Status::Malformed as usize].add(1);
             turn.outbox.close(arrival.key.connection, Status::Malformed as u32, error.to_string());
@@ -462,11 +518,26 @@ impl Application for Inference {
         }
     }
 
+    fn reset(&mut self, arrival: Arrival<'_, Self>, turn: &mut Turn<'_>) {
+        arrival.session.partial -= std::mem::take(&mut arrival.stream.held);
+        if arrival.stream.push.take().is_some() {
+            let detail = "the stream was reset before the whole model had arrived".to_owned();
+            let refusal = Refusal { status: Status::Malformed, detail, retry_after_us: 0 };
+            self.answer_refusal(arrival.key, refusal, turn.outbox);
+        }
+    }
+
     fn disconnected(&mut self, _: Session) {}
 
     fn message(&mut self, message: Message, turn: &mut Turn<'_>) {
         match message {
-            Message::Adopt(change) => self.models.adopt(*change),
+            Message::Adopt(change) => {
+                // What waits for company in a model that makes room is answered first.
+                if let Some(dropped) = change.dropped {
+                    self.run_model(dropped, turn);
+                }
+                self.models.adopt(*change);
+            }
             Message::Receipts { stream, states } => {
                 self.awaits -= 1;
                 turn.outbox.answer(stream, |out| states.encode(&mut self.encoder, out));
@@ -482,17 +553,8 @@ impl Application for Inference {
 
     fn end_of_turn(&mut self, turn: &mut Turn<'_>) {
         self.clock.renew(turn.now);
-        let mut surroundings = Surroundings {
-            signer: &mut self.signer,
-            log: &mut self.log,
-            encoder: &mut self.encoder,
-            clock: &self.clock,
-            metrics: &self.metrics,
-        };
-        for model in self.models.iter_mut() {
-            if self.draining || model.deadline().is_some_and(|deadline| deadline <= turn.now) {
-                model.run(&mut surroundings, turn.outbox);
-            }
+        while let Some(handle) = self.models.due(turn.now, self.draining) {
+            self.run_model(handle, turn);
         }
         self.ran_until = None;
     }
@@ -559,7 +621,7 @@ impl Reason {
             }
             Reason::LogFull { stalled: true } => (
                 Status::LogUnavailable,
-                "the settlement log takes no entries now; the operator sees why in the node's log".to_owned(),
+                "the settlement log takes no entries now; the operator sees why at /readyz".to_owned(),
                 1000 * RETRY_AFTER_US,
             ),
             Reason::UnknownModel(handle) => {

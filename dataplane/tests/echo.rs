@@ -30,6 +30,7 @@ impl Application for Echo {
     fn ended(&mut self, arrival: Arrival<'_, Self>, turn: &mut Turn<'_>) {
         turn.outbox.finish(arrival.key);
     }
+    fn reset(&mut self, _: Arrival<'_, Self>, _: &mut Turn<'_>) {}
     fn disconnected(&mut self, (): ()) {}
     fn message(&mut self, (): (), _: &mut Turn<'_>) {
         self.0.fetch_add(1, Ordering::SeqCst);

@@ -271,9 +271,17 @@ async fn a_deadline_that_cannot_be_met_is_refused_not_computed() {
     // The batch would wait a second for company, but runs when the deadline asks for it.
     let node = TestNode::start(|config| config.max_delay_us = 1_000_000).with_model().await;
     let mut caller = node.caller().await;
-    let request = caller.request(1, |request| request.deadline_us = 200_000);
-    let answer = caller.ask(&request, FrameKind::Response).await;
-    assert!(Response::decode(&answer).unwrap().result.is_ok());
+    // On a machine that stands still for a while a try may come too late, and is then refused as it should be.
+    let mut answered = false;
+    for id in 10..30 {
+        let request = caller.request(id, |request| request.deadline_us = 200_000);
+        let answer = caller.ask(&request, FrameKind::Response).await;
+        answered |= Response::decode(&answer).unwrap().result.is_ok();
+        if answered {
+            break;
+        }
+    }
+    assert!(answered);
     // Now the node knows what a run takes, and a microsecond is less.
     let request = caller.request(2, |request| request.deadline_us = 1);
     let (status, detail) = caller.refused(&request).await;
@@ -362,7 +370,10 @@ async fn only_the_operator_pushes_and_only_good_models_are_served() {
     let id = ModelId(sha256(&file));
     let refused = caller.push_signed("other", &file, id, [7; 64]).await.unwrap_err();
     assert_eq!(refused.status, Status::NotPermitted);
+    let refused = caller.push(&data, "other", &file, None).await.unwrap_err();
+    assert_eq!(refused.status, Status::NotPermitted, "one wrong signature is enough for a session");
 
+    let mut caller = node.caller().await;
     let refused = caller.push(&data, "other", &file, Some(ModelId([1; 32]))).await.unwrap_err();
     assert!(
         refused.status == Status::ModelRefused && refused.detail.contains("was announced"),

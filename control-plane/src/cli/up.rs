@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use figment::Figment;
@@ -109,9 +110,17 @@ impl Args {
         } else {
             greeting(&node, data, http_address, &config)
         })?;
+        let stopped_shards = node.stopped_shards();
+        let broken = async {
+            // Once a second is often enough to notice that a node has to be replaced.
+            while stopped_shards.load(Ordering::Acquire) == 0 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = broken => tracing::error!("a shard has stopped: the node goes down"),
         }
         draining.store(true, Ordering::Relaxed);
         tracing::info!("draining: taking nothing new, answering what is there, flushing the log");
@@ -127,11 +136,16 @@ impl Args {
 
 fn health(node: &Node, draining: &Arc<AtomicBool>) -> Health {
     let (log, draining): (LogHandle, _) = (node.log(), Arc::clone(draining));
+    let stopped_shards = node.stopped_shards();
     let (metrics, log_for_metrics) = (node.metrics().to_vec(), node.log());
     Health {
         ready: Box::new(move || {
             if draining.load(Ordering::Relaxed) {
                 return Err("the node is draining".to_owned());
+            }
+            let stopped = stopped_shards.load(Ordering::Acquire);
+            if stopped > 0 {
+                return Err(format!("{stopped} shards have stopped"));
             }
             let status = log.status();
             if status.stalled {

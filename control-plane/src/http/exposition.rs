@@ -53,6 +53,9 @@ pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus) -> String {
         log.conflicts,
     );
     text.one("haca_log_stalled", "gauge", "1 while the log takes no commits", u64::from(log.stalled));
+    let help = "1 while no checkpoint can be published";
+    text.one("haca_log_checkpoint_failing", "gauge", help, u64::from(log.checkpoint_failing));
+    text.one("haca_log_waiting_ids", "gauge", "Request ids whose receipts are waited for", log.waiting_ids);
     text.one("haca_log_disk_bytes", "gauge", "Bytes of the log on disk", log.disk_bytes);
     text.0
 }
@@ -85,8 +88,9 @@ impl Text {
         for (shard, metrics) in shards.iter().enumerate() {
             let histogram = of(metrics);
             let mut total = 0;
-            for (upper, count) in histogram.buckets() {
-                total += count;
+            // Every bound is always there: a bucket that appeared later would break rates over it.
+            for (upper, count) in histogram.cumulative() {
+                total = count;
                 let upper = upper as f64 * unit;
                 self.line(format_args!("{name}_bucket{{shard=\"{shard}\",le=\"{upper:e}\"}} {total}"));
             }

@@ -26,6 +26,9 @@ pub trait Application: Sized + 'static {
     /// once every expected answer has been written.
     fn ended(&mut self, arrival: Arrival<'_, Self>, turn: &mut Turn<'_>);
 
+    /// The caller took back the rest of the stream. What it asked for before that is still answered.
+    fn reset(&mut self, arrival: Arrival<'_, Self>, turn: &mut Turn<'_>);
+
     /// The connection is gone; answers to it are discarded from now on.
     fn disconnected(&mut self, session: Self::Session);
 

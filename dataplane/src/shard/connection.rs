@@ -20,6 +20,8 @@ pub(super) struct Connection<A: Application> {
     pub(super) pending: u32,
     /// Answer bytes that wait for flow control, over all streams.
     pub(super) backlog: usize,
+    /// We have closed it; QUIC only waits for the peer to notice.
+    closed: bool,
     session: Option<A::Session>,
     streams: HashMap<StreamId, Stream<A::Stream>, BuildHasherDefault<StreamIdHasher>>,
 }
@@ -31,6 +33,8 @@ struct Stream<S> {
     ended: bool,
     /// Our side is to be ended behind the backlog.
     finishing: bool,
+    /// The caller does not want what we write.
+    stopped: bool,
     backlog: Vec<u8>,
 }
 
@@ -42,6 +46,7 @@ impl<A: Application> Connection<A> {
             is_dirty: false,
             pending: 0,
             backlog: 0,
+            closed: false,
             session: None,
             streams: HashMap::default(),
         }
@@ -63,6 +68,7 @@ impl<A: Application> Connection<A> {
                             pending: 0,
                             ended: false,
                             finishing: false,
+                            stopped: false,
                             backlog: Vec::new(),
                         };
                         self.streams.insert(id, stream);
@@ -78,6 +84,7 @@ impl<A: Application> Connection<A> {
                         self.backlog -= stream.backlog.len();
                         stream.backlog = Vec::new();
                         stream.finishing = true;
+                        stream.stopped = true;
                     }
                     self.close_if_done(id);
                 }
@@ -106,7 +113,15 @@ impl<A: Application> Connection<A> {
 
     /// Writes behind what is waiting; what QUIC does not take waits too.
     pub(super) fn write(&mut self, id: StreamId, mut bytes: &[u8]) {
+        if self.closed {
+            return;
+        }
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        // quinn-proto looks at the connection's limit before it looks at the stream, so a stopped stream could be called
+        // blocked, and nothing would ever unblock it.
+        if stream.stopped {
+            return self.close_if_done(id);
+        }
         let mut send = self.quic.send_stream(id);
         let mut sent = 0;
         let blocked = loop {
@@ -152,6 +167,13 @@ impl<A: Application> Connection<A> {
     }
 
     pub(super) fn close(&mut self, now: Instant, code: u32, reason: String) {
+        if self.closed {
+            return;
+        }
+        self.closed = true;
+        self.streams.clear();
+        self.backlog = 0;
+        self.pending = 0;
         self.quic.close(now, VarInt::from_u32(code), Bytes::from(reason));
     }
 
@@ -178,9 +200,11 @@ impl<A: Application> Connection<A> {
                 }
                 Err(ReadError::Blocked) => break,
                 Err(ReadError::Reset(_)) => {
-                    // Half a stream is no request: there is nothing to answer.
                     stream.ended = true;
-                    turn.outbox.finish(key);
+                    application.reset(arrival, turn);
+                    if stream.pending == 0 {
+                        turn.outbox.finish(key);
+                    }
                     break;
                 }
             }

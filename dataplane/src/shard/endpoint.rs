@@ -23,6 +23,9 @@ use std::time::Instant;
 /// as the network might: their peers ask again.
 const MAX_STATELESS: usize = 64;
 
+/// Bytes of outbox kept from turn to turn: more than a turn of full batches of small answers takes.
+const OUTBOX_KEPT: usize = 1 << 20;
+
 pub(super) struct ShardEndpoint<A: Application> {
     application: A,
     quic: Endpoint,
@@ -290,6 +293,8 @@ impl<A: Application> ShardEndpoint<A> {
             }
         }
         self.outbox.bytes.clear();
+        // One turn's outlier is not kept for ever.
+        self.outbox.bytes.shrink_to(OUTBOX_KEPT);
     }
 }
 

@@ -64,6 +64,16 @@ impl Outbox {
         self.commands.push(Command::Close { connection, code, reason: reason.into() });
     }
 
+    /// Bytes written in this turn so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing was written in this turn.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     fn append(&mut self, to: StreamKey, answered: u32, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
         let written = self.bytes.len();

@@ -1,4 +1,4 @@
-//! Packets in and out of the kernel. Everything `unsafe` of the data plane is in this folder.
+//! Packets in and out of the kernel. Nearly everything `unsafe` of the data plane is in this folder.
 //!
 //! One backend today: [`ring`], a raw io_uring. A second one (AF_XDP) would hand out the same [`Datagram`]s and take
 //! the same [`Outgoing`]s.

@@ -14,6 +14,8 @@ use super::control::{Address, CONTROL_LEN, Control, NAME_LEN, parse, parse_addre
 use super::{Datagram, Outgoing};
 use io_uring::types::{BufRingEntry, Fd, RecvMsgOut, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -102,8 +104,9 @@ pub struct Ring {
     slots: Box<[SendSlot]>,
     free_slots: Vec<u16>,
     timer: Box<Timespec>,
-    /// The earliest time a timeout of the ring is set for.
-    timer_set: Option<Instant>,
+    /// The times that timeouts of the ring are set for, the earliest first. Each is earlier than those set before it, so
+    /// there are few.
+    timers: BinaryHeap<Reverse<Instant>>,
     in_flight: usize,
 }
 
@@ -166,7 +169,7 @@ impl Ring {
             slots: (0..limits.send_slots).map(slot).collect(),
             free_slots: (0..limits.send_slots).rev().collect(),
             timer: Box::new(Timespec::new()),
-            timer_set: None,
+            timers: BinaryHeap::with_capacity(16),
             in_flight: 0,
         };
         this.ring.completion().disable_eventfd();
@@ -250,11 +253,11 @@ impl Ring {
     /// If the ring or the eventfd fails.
     pub async fn park(&mut self, deadline: Option<Instant>, now: Instant) -> io::Result<()> {
         if let Some(deadline) = deadline
-            && self.timer_set.is_none_or(|set| deadline < set)
+            && self.timers.peek().is_none_or(|Reverse(earliest)| deadline < *earliest)
         {
             let wait = deadline.saturating_duration_since(now).max(Duration::from_micros(1));
             *self.timer = Timespec::from(wait);
-            self.timer_set = Some(deadline);
+            self.timers.push(Reverse(deadline));
             let entry = opcode::Timeout::new(&raw const *self.timer).build().user_data(TAG_TIMER);
             self.push(&entry);
         }
@@ -262,7 +265,8 @@ impl Ring {
         // Whatever completed before the eventfd was on would not wake us: look once more.
         let queued = self.ring.submission().len();
         self.enter(queued)?;
-        if self.ring.completion().is_empty() {
+        // If the kernel did not take every entry, nothing would wake us for those.
+        if self.ring.completion().is_empty() && self.ring.submission().is_empty() {
             let parking = self.parking.as_ref().expect("only `close` takes it, and ends the ring");
             parking.read_at(0, 8).await?;
         }
@@ -311,7 +315,7 @@ impl Ring {
                 turn.inbox = true;
                 self.arm_inbox();
             }
-            TAG_TIMER => self.timer_set = None,
+            TAG_TIMER => drop(self.timers.pop()),
             TAG_SEND => {
                 let slot = (entry.user_data() >> 8) as u16;
                 self.free_slots.push(slot);

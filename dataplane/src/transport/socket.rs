@@ -26,6 +26,11 @@ pub struct ListenError {
 /// # Errors
 /// If the address is taken, not ours, or the kernel refuses an option.
 pub fn bind_group(address: SocketAddr, shards: usize) -> Result<Vec<UdpSocket>, ListenError> {
+    if shards > 1 && address.port() != 0 {
+        // A reuseport group would let a second node join it and take its packets. Without the option the address is free
+        // or it is not.
+        drop(open(address, false).map_err(|(what, source)| ListenError { address, what, source })?);
+    }
     let mut bound = address;
     let mut sockets = Vec::with_capacity(shards);
     for _ in 0..shards {
@@ -131,9 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn a_single_shard_does_not_share_its_port() {
-        let sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-        let error = bind_group(sockets[0].local_addr().unwrap(), 1).unwrap_err();
-        assert!(error.to_string().contains("bind"), "{error}");
+    fn a_second_node_does_not_share_the_port() {
+        for shards in [1, 3] {
+            let sockets = bind_group("127.0.0.1:0".parse().unwrap(), shards).unwrap();
+            let error = bind_group(sockets[0].local_addr().unwrap(), shards).unwrap_err();
+            assert!(error.to_string().contains("bind"), "{error}");
+        }
     }
 }

@@ -67,6 +67,7 @@ impl Application for Echo {
         turn.outbox.finish(arrival.key);
     }
 
+    fn reset(&mut self, _: Arrival<'_, Self>, _: &mut Turn<'_>) {}
     fn disconnected(&mut self, (): ()) {}
 
     fn message(&mut self, (): (), _turn: &mut Turn<'_>) {}

@@ -124,8 +124,9 @@ where
 {
     let options = VerifierOptions {
         max_depth: 8,
-        max_tables: 4096,
-        max_apparent_size: 1 << 20,
+        max_tables: 1 << 16,
+        // Nothing a frame holds can be larger than the frame, unless tables are pointed at twice.
+        max_apparent_size: (2 * bytes.len()).max(1 << 20),
         ignore_missing_null_terminator: false,
     };
     flatbuffers::root_with_opts::<T>(&options, bytes).map_err(|error| DecodeError::Buffer(error.to_string()))
