@@ -1,7 +1,8 @@
 //! The one thread that writes: drains the rings, drops what the log already holds, commits the rest as a group.
 //!
 //! While one fsync runs, the next group gathers in the rings; if that one is small when the fsync returns, it is
-//! given [`GATHER`] more, since a commit costs the processor as much as many leaves. When the store fails (a full disk, say) the group stays in memory and is tried again, on a store that is opened afresh, until it is durable.
+//! given [`GATHER`] more, since a commit costs the processor as much as many leaves. When the store fails (a full
+//! disk, say) the group stays in memory and is tried again, on a store that is opened afresh, until it is durable.
 //! Meanwhile the rings fill and the shards refuse requests; nothing that was taken is lost.
 
 use crate::LeafBytes;
@@ -49,7 +50,9 @@ pub(crate) struct Committer {
 
     /// Leaves taken from the rings and not settled.
     incoming: Vec<LeafBytes>,
-    /// How many of these have been looked up.
+    /// Of each, whether the store must be asked for its request.
+    may_be_on_disk: Vec<bool>,
+    /// How many of them have been looked up.
     sorted: usize,
     group: Group,
     /// The tree with the group, once that is hashed.
@@ -79,6 +82,7 @@ impl Committer {
             rings,
             first_ring: 0,
             incoming: Vec::with_capacity(config.max_group),
+            may_be_on_disk: Vec::with_capacity(config.max_group),
             sorted: 0,
             group: Group { first: edge.size(), ..Group::default() },
             edge,
@@ -174,9 +178,12 @@ impl Committer {
     /// Puts the leaves that the log does not hold into the group.
     fn sort_out(&mut self, store: &Store) -> Result<(), ReadError> {
         let first = self.group.first;
+        let mut claims = store.ids().claims();
+        claims.screen(&self.incoming, &mut self.may_be_on_disk);
         while let Some(leaf) = self.incoming.get(self.sorted) {
             let index = first + self.group.leaves.len() as u64;
-            let held = match store.ids().find_or_add(request_id(leaf), index)? {
+            let may_be_on_disk = self.may_be_on_disk[self.sorted];
+            let held = match claims.find_or_add(request_id(leaf), may_be_on_disk, index)? {
                 None => None,
                 Some(index) if index < first => {
                     Some(store.leaf(index)?.ok_or(ReadError::MissingLeaf { index })?)
@@ -262,8 +269,8 @@ impl Drop for Committer {
     }
 }
 
-/// How long a small group gathers after the one before it: a hundred leaves at 50,000 a second.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long a small group gathers after the one before it: two hundred leaves at 50,000 a second.
+const GATHER: Duration = Duration::from_millis(4);
 /// Leaves that are committed at once: from here on the cost of the commit itself is small against theirs.
 const WORTH_A_COMMIT: usize = 1024;
 const FIRST_RETRY: Duration = Duration::from_millis(50);

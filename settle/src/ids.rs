@@ -68,7 +68,7 @@ impl IdIndex {
         let memory = self.read();
         match memory.recent.get(id) {
             Some(index) => Ok(Some(*index)),
-            None if is_fresh(&memory.filter, id) => Ok(None),
+            None if !memory.may_be_on_disk(id) => Ok(None),
             None => {
                 drop(memory);
                 self.look_up(id)
@@ -76,20 +76,9 @@ impl IdIndex {
         }
     }
 
-    /// Where the leaf of a request is; if there is none, it will be at `index`.
-    pub(crate) fn find_or_add(&self, id: RequestId, index: u64) -> Result<Option<u64>, StoreError> {
-        let mut memory = self.write();
-        let memory = &mut *memory;
-        match memory.recent.entry(id) {
-            Entry::Occupied(held) => Ok(Some(*held.get())),
-            Entry::Vacant(place) => {
-                let found = if is_fresh(&memory.filter, &id) { None } else { self.look_up(&id)? };
-                if found.is_none() {
-                    place.insert(index);
-                }
-                Ok(found)
-            }
-        }
+    /// For the committer to find and add the ids of a group; others wait until it is dropped.
+    pub(crate) fn claims(&self) -> Claims<'_> {
+        Claims { memory: self.write(), index: self }
     }
 
     fn look_up(&self, id: &RequestId) -> Result<Option<u64>, StoreError> {
@@ -150,9 +139,43 @@ impl IdIndex {
     }
 }
 
-/// Whether the id is surely not on disk.
-fn is_fresh(filter: &Option<IdFilter>, id: &RequestId) -> bool {
-    filter.as_ref().is_some_and(|filter| !filter.may_contain(id))
+impl Memory {
+    fn may_be_on_disk(&self, id: &RequestId) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.may_contain(id))
+    }
+}
+
+/// The right to add ids, for one group: with a lock for each id no two of their cache misses could overlap.
+pub(crate) struct Claims<'a> {
+    memory: RwLockWriteGuard<'a, Memory>,
+    index: &'a IdIndex,
+}
+
+impl Claims<'_> {
+    /// Which of the leaves' requests may be on disk. Asked for many at once the filter answers more quickly.
+    pub(crate) fn screen(&self, leaves: &[LeafBytes], may_be_on_disk: &mut Vec<bool>) {
+        may_be_on_disk.clear();
+        may_be_on_disk.extend(leaves.iter().map(|leaf| self.memory.may_be_on_disk(&request_id(leaf))));
+    }
+
+    /// Where the leaf of a request is; if there is none, it will be at `index`.
+    pub(crate) fn find_or_add(
+        &mut self,
+        id: RequestId,
+        may_be_on_disk: bool,
+        index: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        match self.memory.recent.entry(id) {
+            Entry::Occupied(held) => Ok(Some(*held.get())),
+            Entry::Vacant(place) => {
+                let found = if may_be_on_disk { self.index.look_up(&id)? } else { None };
+                if found.is_none() {
+                    place.insert(index);
+                }
+                Ok(found)
+            }
+        }
+    }
 }
 
 /// Memory for an id of a run: its place in a hash table that is at least 7/16 full (25 bytes each), in the sorted
@@ -160,3 +183,64 @@ fn is_fresh(filter: &Option<IdFilter>, id: &RequestId) -> bool {
 pub(crate) const BYTES_PER_RECENT_ID: u64 = 80;
 /// One byte, so it is no request id.
 const COVERED: [u8; 1] = [0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Group, Store};
+
+    fn leaf(number: u64) -> LeafBytes {
+        let mut leaf = [7; haca_wire::Leaf::LEN];
+        leaf[8..16].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+        leaf
+    }
+
+    fn commit(store: &Store, first: u64, count: u64) {
+        let leaves: Vec<_> = (first..first + count).map(leaf).collect();
+        store.commit(&Group { first, leaves: leaves.clone(), tiles: Vec::new() }).unwrap();
+        store.ids().add(first, &leaves);
+    }
+
+    fn check(store: &Store, count: u64) {
+        for number in 0..count {
+            assert_eq!(store.index_of(&request_id(&leaf(number))).unwrap(), Some(number), "{number}");
+        }
+        assert_eq!(store.index_of(&request_id(&leaf(count))).unwrap(), None);
+    }
+
+    #[test]
+    fn ids_are_found_in_memory_in_runs_and_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = StoreLimits { cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20 };
+        let run = limits.id_run_length() as u64;
+        let store = Store::open(dir.path(), &limits, 0).unwrap();
+        for first in [0, run, 2 * run] {
+            commit(&store, first, run);
+            // The last hundred are not known to be durable: their ids stay in memory.
+            store.write_due_ids(first + run - 100).unwrap();
+            assert_eq!(store.ids().covered().unwrap(), first + run - 100);
+        }
+        check(&store, 3 * run);
+        drop(store);
+        let store = Store::open(dir.path(), &limits, 3 * run).unwrap();
+        check(&store, 3 * run);
+        // With more ids on disk than the filter is good for there is none, and all are found all the same.
+        store.ids().write().filter = None;
+        check(&store, 3 * run);
+    }
+
+    #[test]
+    fn an_index_that_is_behind_is_written_in_runs_when_the_store_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = StoreLimits { cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20 };
+        let run = limits.id_run_length() as u64;
+        let store = Store::open(dir.path(), &limits, 0).unwrap();
+        commit(&store, 0, 2 * run + 10);
+        assert_eq!(store.ids().covered().unwrap(), 0);
+        drop(store);
+        let store = Store::open(dir.path(), &limits, u64::MAX).unwrap();
+        assert_eq!(store.ids().covered().unwrap(), 2 * run);
+        assert_eq!(store.ids().read().recent.len(), 10);
+        check(&store, 2 * run + 10);
+    }
+}
