@@ -281,6 +281,11 @@ impl LogHandle {
         self.shared.status()
     }
 
+    /// Whether the log takes no commits now. One atomic, so a shard may ask.
+    pub fn is_stalled(&self) -> bool {
+        self.shared.counters.stalled.load(Ordering::Acquire)
+    }
+
     /// The newest published checkpoint.
     pub fn latest_checkpoint(&self) -> Option<Arc<Checkpoint>> {
         self.shared.checkpoint()
