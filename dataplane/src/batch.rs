@@ -167,7 +167,6 @@ impl ServedModel {
         for leaf in signer.leaves() {
             log.append(leaf).expect("requests are admitted only while the log's queue has room for them");
         }
-        log.wake();
         let signed = Instant::now();
 
         for (slot, staged) in self.staged.drain(..).enumerate() {

@@ -559,6 +559,11 @@ impl Application for Inference {
         self.ran_until = None;
     }
 
+    fn after_transmit(&mut self) {
+        // Waking a committer that sleeps is a system call; no answer waits for it.
+        self.log.wake();
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.models.deadline()
     }

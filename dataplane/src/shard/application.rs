@@ -38,6 +38,9 @@ pub trait Application: Sized + 'static {
     /// Everything that had arrived has been received: run what is ready.
     fn end_of_turn(&mut self, turn: &mut Turn<'_>);
 
+    /// What was written in this turn is with the kernel: the place for what callers need not wait for.
+    fn after_transmit(&mut self) {}
+
     /// When [`end_of_turn`](Self::end_of_turn) must be called even if nothing arrives.
     fn deadline(&self) -> Option<Instant>;
 

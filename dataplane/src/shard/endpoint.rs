@@ -183,6 +183,10 @@ impl<A: Application> ShardEndpoint<A> {
         sent > 0 || !self.dirty.is_empty()
     }
 
+    pub(super) fn after_transmit(&mut self) {
+        self.application.after_transmit();
+    }
+
     /// When [`work`](Self::work) must be called even if nothing arrives.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         [self.deadlines.next(), self.application.deadline()].into_iter().flatten().min()

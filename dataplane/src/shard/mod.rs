@@ -132,6 +132,10 @@ impl<A: Application> Shard<A> {
         }
         let worked = self.endpoint.work(*now);
         let sent = self.endpoint.transmit(*now, &mut self.ring);
+        if worked || turn.inbox {
+            self.ring.submit()?;
+            self.endpoint.after_transmit();
+        }
         Ok(turn.is_idle() && !worked && !sent)
     }
 

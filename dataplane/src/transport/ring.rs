@@ -247,6 +247,15 @@ impl Ring {
         true
     }
 
+    /// Hands what is queued to the kernel now instead of on the next turn.
+    ///
+    /// # Errors
+    /// If the ring fails.
+    pub fn submit(&mut self) -> io::Result<()> {
+        let queued = self.ring.submission().len();
+        if queued == 0 { Ok(()) } else { self.enter(queued) }
+    }
+
     /// Waits until something completes or `deadline` has come. Lets the executor's other tasks run meanwhile.
     ///
     /// # Errors
