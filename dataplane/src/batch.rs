@@ -45,7 +45,8 @@ struct Staged {
 /// What a run needs of its shard.
 pub(crate) struct Surroundings<'a> {
     pub(crate) signer: &'a mut BatchSigner,
-    pub(crate) log: &'a mut Appender,
+    /// `None`: the log is switched off.
+    pub(crate) log: &'a mut Option<Appender>,
     pub(crate) encoder: &'a mut Encoder,
     pub(crate) clock: &'a Clock,
     pub(crate) metrics: &'a ShardMetrics,
@@ -164,8 +165,10 @@ impl ServedModel {
             signer.add(self.entry.id, &served, completed);
         }
         signer.finish();
-        for leaf in signer.leaves() {
-            log.append(leaf).expect("requests are admitted only while the log's queue has room for them");
+        if let Some(log) = log {
+            for leaf in signer.leaves() {
+                log.append(leaf).expect("requests are admitted only while the log's queue has room for them");
+            }
         }
         let signed = Instant::now();
 

@@ -71,6 +71,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
+    /// `false` only to measure what the log costs: receipts then never become durable, and the node says it is not ready.
+    pub enabled: bool,
     /// The log's name in its checkpoints. Fixed once the log exists.
     pub origin: String,
     /// Leaves that may wait for the log, of each shard; when they do, requests are refused as `overloaded`.
@@ -114,6 +116,7 @@ impl Default for Config {
 impl Default for LogSettings {
     fn default() -> Self {
         Self {
+            enabled: true,
             origin: "haca-node".to_owned(),
             queue_capacity: 65_536,
             max_group: 4096,

@@ -162,7 +162,7 @@ impl Node {
                 let (facts, signing, pusher) = (Arc::clone(&facts), signing.clone(), pusher.clone());
                 let (inbox, metrics) = (Arc::clone(&inboxes[shard]), Arc::clone(&metrics[shard]));
                 let log_handle = log.handle();
-                let max_batch = config.max_batch;
+                let (max_batch, logged) = (config.max_batch, config.log.enabled);
                 move || {
                     let clock = Clock::new();
                     let replies = move |message| {
@@ -174,7 +174,7 @@ impl Node {
                     Inference::new(InferenceParts {
                         facts,
                         signer: BatchSigner::new(signing, shard as u8, &clock, max_batch),
-                        log: appender,
+                        log: logged.then_some(appender),
                         log_handle,
                         pusher,
                         clock,

@@ -85,7 +85,8 @@ pub(crate) struct Inference {
     facts: Arc<NodeFacts>,
     models: ModelTable,
     signer: BatchSigner,
-    log: Appender,
+    /// `None`: the log is switched off.
+    log: Option<Appender>,
     log_handle: LogHandle,
     pusher: Pusher,
     encoder: Encoder,
@@ -105,7 +106,7 @@ pub(crate) struct Inference {
 pub(crate) struct InferenceParts {
     pub(crate) facts: Arc<NodeFacts>,
     pub(crate) signer: BatchSigner,
-    pub(crate) log: Appender,
+    pub(crate) log: Option<Appender>,
     pub(crate) log_handle: LogHandle,
     pub(crate) pusher: Pusher,
     pub(crate) clock: Clock,
@@ -265,7 +266,7 @@ impl Inference {
             Mode::Tee if self.facts.evidence.is_some() => {}
             mode => return Err(Reason::Mode(mode)),
         }
-        if self.log.free() <= self.staged {
+        if self.log.as_mut().is_some_and(|log| log.free() <= self.staged) {
             return Err(Reason::LogFull { stalled: self.log_handle.is_stalled() });
         }
         let Some(model) = self.models.find(request.model) else {
@@ -341,6 +342,8 @@ impl Inference {
             Some((Status::LimitExceeded, format!("{} ids asked for, the limit is {limit}", ids.len())))
         } else if unanswered >= max_in_flight {
             Some((Status::LimitExceeded, format!("{max_in_flight} requests of this session are unanswered")))
+        } else if self.log.is_none() {
+            Some((Status::LogUnavailable, "the settlement log is switched off on this node".to_owned()))
         } else if self.awaits >= MAX_AWAITS {
             Some((Status::Overloaded, format!("{MAX_AWAITS} questions about receipts wait already")))
         } else {
@@ -561,7 +564,9 @@ impl Application for Inference {
 
     fn after_transmit(&mut self) {
         // Waking a committer that sleeps is a system call; no answer waits for it.
-        self.log.wake();
+        if let Some(log) = &mut self.log {
+            log.wake();
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {

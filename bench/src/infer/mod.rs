@@ -25,6 +25,7 @@ Examples:
   haca-bench infer                                 both cases, every server this was built with
   haca-bench infer --cases 64x16 --rate 20000      latency at a fixed rate instead of full speed
   haca-bench infer --json infer.jsonl
+  haca-bench infer --servers haca,haca-unsettled --rate 20000      what settlement costs
 
 ONNX Runtime and tonic take minutes to build and are there only with `--features peers`. ONNX Runtime's library
 is found through ORT_DYLIB_PATH; the wheel `onnxruntime` on PyPI has it as capi/libonnxruntime.so.*.";
@@ -64,11 +65,11 @@ receipts.";
 /// # Errors
 /// When a server cannot be started or reached, or answers wrongly; nothing is left running.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let servers = match options.servers.as_slice() {
-        [] => Server::value_variants(),
-        chosen => chosen,
+    let servers: Vec<Server> = match options.servers.as_slice() {
+        [] => Server::value_variants().iter().copied().filter(|server| server.is_peer_or_ours()).collect(),
+        chosen => chosen.to_vec(),
     };
-    for server in servers {
+    for server in &servers {
         server.is_there()?;
     }
     let comparison = Comparison {
@@ -79,7 +80,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         footnote: FOOTNOTE,
     };
     let data = options.data.clone().unwrap_or_else(std::env::temp_dir);
-    comparison.run(servers, Server::name, |server, case| measure(&options.common, &data, server, case))
+    comparison.run(&servers, Server::name, |server, case| measure(&options.common, &data, server, case))
 }
 
 fn measure(options: &comparison::Options, data: &Path, server: Server, case: Case) -> anyhow::Result<Run> {
@@ -90,7 +91,7 @@ fn measure(options: &comparison::Options, data: &Path, server: Server, case: Cas
     let process = ServerProcess::spawn(&["serve-model", server.name(), "--cpu", &cpu, "--data", folder])?;
     let plan = options.plan(case);
     options.on_client_cpu(|| match server {
-        Server::Haca => haca::load(&process, plan),
+        Server::Haca | Server::HacaUnsettled => haca::load(&process, plan),
         #[cfg(feature = "peers")]
         Server::OnnxRuntime => grpc::load(&process, plan),
     })

@@ -22,6 +22,9 @@ use crate::server_process::announce;
 pub(crate) enum Server {
     /// A node, with settlement on and every answer signed.
     Haca,
+    /// The same node with its log switched off: what settlement costs. Only where it is asked for.
+    #[value(name = "haca-unsettled")]
+    HacaUnsettled,
     /// ONNX Runtime behind gRPC.
     #[cfg(feature = "peers")]
     #[value(name = "onnxruntime+tonic")]
@@ -33,9 +36,15 @@ impl Server {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Haca => OURS,
+            Self::HacaUnsettled => "haca-unsettled",
             #[cfg(feature = "peers")]
             Self::OnnxRuntime => "onnxruntime+tonic",
         }
+    }
+
+    /// Whether it belongs to the comparison with others, and not only to one of ourselves.
+    pub(super) fn is_peer_or_ours(self) -> bool {
+        self != Self::HacaUnsettled
     }
 
     /// Whether what it needs is there, asked before anything is measured.
@@ -44,7 +53,7 @@ impl Server {
     /// When it is not; the error says where to get it.
     pub(super) fn is_there(self) -> anyhow::Result<()> {
         match self {
-            Self::Haca => Ok(()),
+            Self::Haca | Self::HacaUnsettled => Ok(()),
             #[cfg(feature = "peers")]
             Self::OnnxRuntime => super::onnxruntime::library().map(drop),
         }
@@ -71,7 +80,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     affinity::pin_to(options.cpu)?;
     match options.server {
-        Server::Haca => node(options),
+        Server::Haca | Server::HacaUnsettled => node(options),
         #[cfg(feature = "peers")]
         Server::OnnxRuntime => onnxruntime_behind_grpc(),
     }
@@ -85,8 +94,9 @@ fn node(options: &Options) -> anyhow::Result<()> {
     let calibration = npy::parse(shipped::CALIBRATION).context("bench/models/mlp_calibration.npy")?;
     let compiled = compile(shipped::MODEL, &calibration, &CompileOptions::default(), &mut |_| ())?;
     fs::write(models.join(format!("{MODEL_NAME}.haca")), compiled.file).context("cannot write the model")?;
-    let config =
+    let mut config =
         Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), cpus: vec![options.cpu], ..Config::default() };
+    config.log.enabled = options.server == Server::Haca;
     let node = Node::start(&options.data, &config)?;
     let certificate = fs::read(options.data.join("tls.crt")).context("cannot read the node's certificate")?;
     let SocketAddr::V4(address) = node.connect().address else {

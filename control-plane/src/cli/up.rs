@@ -99,7 +99,7 @@ impl Args {
         let node = Node::start(data, &config)?;
 
         let draining = Arc::new(AtomicBool::new(false));
-        let health = health(&node, &draining);
+        let health = health(&node, &draining, config.log.enabled);
         let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(http.serve(http::router(health), async {
             let _ = http_stopped.await;
@@ -134,7 +134,7 @@ impl Args {
     }
 }
 
-fn health(node: &Node, draining: &Arc<AtomicBool>) -> Health {
+fn health(node: &Node, draining: &Arc<AtomicBool>, logs: bool) -> Health {
     let (log, draining): (LogHandle, _) = (node.log(), Arc::clone(draining));
     let stopped_shards = node.stopped_shards();
     let (metrics, log_for_metrics) = (node.metrics().to_vec(), node.log());
@@ -142,6 +142,9 @@ fn health(node: &Node, draining: &Arc<AtomicBool>) -> Health {
         ready: Box::new(move || {
             if draining.load(Ordering::Relaxed) {
                 return Err("the node is draining".to_owned());
+            }
+            if !logs {
+                return Err("the settlement log is switched off; no receipt becomes durable".to_owned());
             }
             let stopped = stopped_shards.load(Ordering::Acquire);
             if stopped > 0 {
