@@ -100,7 +100,7 @@ impl Default for Config {
             idle_timeout_ms: 30_000,
             receive_buffers: 128,
             send_slots: 64,
-            max_batch: 64,
+            max_batch: 128,
             max_delay_us: 0,
             max_models: 64,
             max_model_bytes: 64 << 20,
