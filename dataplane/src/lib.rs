@@ -15,6 +15,7 @@ mod models;
 pub mod node;
 mod push;
 pub mod quic;
+mod refusal;
 pub mod server;
 mod session;
 pub mod shard;

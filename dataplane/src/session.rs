@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::metrics::ShardMetrics;
 use crate::models::{ModelTable, TableChange};
 use crate::push::{Push, PushJob, Pusher};
+use crate::refusal::{Reason, Violation};
 use crate::shard::{Application, Arrival, ConnectionKey, Outbox, StreamKey, Turn};
 use crate::sign::BatchSigner;
 use haca_settle::{Appender, LogHandle};
@@ -18,14 +19,13 @@ use haca_wire::message::log::{AwaitReceipts, ReceiptStates};
 use haca_wire::message::model::{ModelEntry, ModelList, PushModel, Pushed};
 use haca_wire::message::session::{Hello, Limits, Welcome};
 use haca_wire::message::{DecodeError, Encoder, Refusal};
-use haca_wire::tensor::TensorError;
 use haca_wire::{Digest, Mode, NodeId, PROTOCOL_VERSION, RequestId, SessionId, Status, sign};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The hint that goes with a refusal for overload: about what a full queue takes to drain.
-const RETRY_AFTER_US: u32 = 1000;
+pub(crate) const RETRY_AFTER_US: u32 = 1000;
 
 /// `AwaitReceipts` that one shard may have unanswered. Each takes one place in the shard's inbox when it is answered.
 pub(crate) const MAX_AWAITS: usize = 512;
@@ -575,77 +575,5 @@ impl Application for Inference {
 
     fn drain(&mut self) {
         self.draining = true;
-    }
-}
-
-/// Why a connection is closed.
-struct Violation {
-    status: Status,
-    detail: String,
-}
-
-impl Violation {
-    fn new(status: Status, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
-    }
-}
-
-impl From<DecodeError> for Violation {
-    fn from(error: DecodeError) -> Self {
-        Self::new(Status::Malformed, error.to_string())
-    }
-}
-
-/// Why a request is refused.
-enum Reason {
-    Draining,
-    InFlight(u32),
-    Mode(Mode),
-    LogFull { stalled: bool },
-    UnknownModel(u32),
-    Tensor(TensorError),
-    Shape(String),
-    Deadline(u32),
-}
-
-impl Reason {
-    /// Status, what to tell a person, and when to try again.
-    fn explain(self) -> (Status, String, u32) {
-        match self {
-            Reason::Draining => {
-                (Status::Draining, "the node is shutting down; connect to another".to_owned(), 0)
-            }
-            Reason::InFlight(limit) => (
-                Status::LimitExceeded,
-                format!("{limit} requests of this session are unanswered; wait for answers"),
-                RETRY_AFTER_US,
-            ),
-            Reason::Mode(Mode::Zk) => (Status::ModeUnavailable, "zk is not available yet".to_owned(), 0),
-            Reason::Mode(mode) => (
-                Status::ModeUnavailable,
-                format!("{mode} is not available: the node has no attestation evidence"),
-                0,
-            ),
-            Reason::LogFull { stalled: false } => {
-                (Status::Overloaded, "the settlement log's queue is full".to_owned(), RETRY_AFTER_US)
-            }
-            Reason::LogFull { stalled: true } => (
-                Status::LogUnavailable,
-                "the settlement log takes no entries now; the operator sees why at /readyz".to_owned(),
-                1000 * RETRY_AFTER_US,
-            ),
-            Reason::UnknownModel(handle) => {
-                (Status::UnknownModel, format!("no model has handle {handle}; list the models again"), 0)
-            }
-            Reason::Tensor(error) => (Status::BadTensor, error.to_string(), 0),
-            Reason::Shape(detail) => (Status::BadTensor, detail, 0),
-            Reason::Deadline(deadline_us) => (
-                Status::DeadlineMissed,
-                format!(
-                    "the answer would not have been there within {deadline_us} us, so it was not computed"
-                ),
-                0,
-            ),
-        }
     }
 }

@@ -1,0 +1,79 @@
+//! Why a node says no: to one request ([`Reason`]), or to a whole connection ([`Violation`]). Each carries what a person
+//! needs to know: which value, which limit, what to do.
+
+use crate::session::RETRY_AFTER_US;
+use haca_wire::message::DecodeError;
+use haca_wire::tensor::TensorError;
+use haca_wire::{Mode, Status};
+
+/// Why a connection is closed.
+pub(crate) struct Violation {
+    pub(crate) status: Status,
+    pub(crate) detail: String,
+}
+
+impl Violation {
+    pub(crate) fn new(status: Status, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+}
+
+impl From<DecodeError> for Violation {
+    fn from(error: DecodeError) -> Self {
+        Self::new(Status::Malformed, error.to_string())
+    }
+}
+
+/// Why a request is refused.
+pub(crate) enum Reason {
+    Draining,
+    InFlight(u32),
+    Mode(Mode),
+    LogFull { stalled: bool },
+    UnknownModel(u32),
+    Tensor(TensorError),
+    Shape(String),
+    Deadline(u32),
+}
+
+impl Reason {
+    /// Status, what to tell a person, and when to try again.
+    pub(crate) fn explain(self) -> (Status, String, u32) {
+        match self {
+            Reason::Draining => {
+                (Status::Draining, "the node is shutting down; connect to another".to_owned(), 0)
+            }
+            Reason::InFlight(limit) => (
+                Status::LimitExceeded,
+                format!("{limit} requests of this session are unanswered; wait for answers"),
+                RETRY_AFTER_US,
+            ),
+            Reason::Mode(Mode::Zk) => (Status::ModeUnavailable, "zk is not available yet".to_owned(), 0),
+            Reason::Mode(mode) => (
+                Status::ModeUnavailable,
+                format!("{mode} is not available: the node has no attestation evidence"),
+                0,
+            ),
+            Reason::LogFull { stalled: false } => {
+                (Status::Overloaded, "the settlement log's queue is full".to_owned(), RETRY_AFTER_US)
+            }
+            Reason::LogFull { stalled: true } => (
+                Status::LogUnavailable,
+                "the settlement log takes no entries now; the operator sees why at /readyz".to_owned(),
+                1000 * RETRY_AFTER_US,
+            ),
+            Reason::UnknownModel(handle) => {
+                (Status::UnknownModel, format!("no model has handle {handle}; list the models again"), 0)
+            }
+            Reason::Tensor(error) => (Status::BadTensor, error.to_string(), 0),
+            Reason::Shape(detail) => (Status::BadTensor, detail, 0),
+            Reason::Deadline(deadline_us) => (
+                Status::DeadlineMissed,
+                format!(
+                    "the answer would not have been there within {deadline_us} us, so it was not computed"
+                ),
+                0,
+            ),
+        }
+    }
+}
