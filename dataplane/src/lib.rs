@@ -1,6 +1,6 @@
 //! The HACA data plane: a thread-per-core QUIC inference server.
 //!
-//! Read it in the order of a request: [`transport`] takes packets from the kernel, [`steering`](mod@steering) has seen
+//! Read it in the order of a request: [`transport`] takes packets from the kernel, `steering` has seen
 //! to it that they are the right shard's, [`shard`] runs QUIC, `session` reads the frames, `batch` runs the model,
 //! [`sign`] makes the receipts, and the answers go back the same way while the leaves go to `haca-settle`.
 //! [`server`] starts a group of shards for any [`shard::Application`]; [`node`] puts a whole node together.

@@ -172,9 +172,8 @@ impl<M: Send + 'static> Server<M> {
                 }
                 Err(error) => Err(fail(error.to_string())),
             };
-            if let Err(error) = outcome {
-                return Err(error);
-            }
+            // On an error the server is dropped, and takes the shards before this one with it.
+            outcome?;
         }
         Ok(server)
     }
