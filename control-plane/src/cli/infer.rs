@@ -45,7 +45,7 @@ pub(crate) struct Args {
     /// Where on the verification spectrum
     #[arg(long, default_value = "vanilla", value_parser = modes())]
     mode: Mode,
-    /// Keep each row's receipt as DIR/<row>.receipt
+    /// Keep each row's receipt as DIR/ROW.receipt, rows counted from 0
     #[arg(long, value_name = "DIR")]
     receipts: Option<PathBuf>,
     /// Wait until the log holds every receipt; the receipt files then hold the log's proof, too
