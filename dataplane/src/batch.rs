@@ -57,6 +57,7 @@ pub(crate) struct ServedModel {
     pub(crate) entry: ModelEntry,
     executor: Executor,
     staged: Vec<Staged>,
+    /// The outputs of the batch that runs, one after the other: hashed first, sent once the batch is signed.
     outputs: Vec<u8>,
     max_delay: Duration,
     /// When the batch must run, if one is staged.
@@ -73,7 +74,7 @@ impl ServedModel {
             entry,
             executor,
             staged: Vec::with_capacity(max_batch),
-            outputs: vec![0; output_bytes],
+            outputs: vec![0; max_batch * output_bytes],
             max_delay,
             fire_at: None,
             run_time: Duration::ZERO,
@@ -151,8 +152,12 @@ impl ServedModel {
         let completed = clock.unix(Instant::now());
 
         signer.begin();
+        let output_len = self.executor.model().output_len();
+        let mut rest = &mut self.outputs[..];
         for (slot, staged) in self.staged.iter().enumerate() {
-            let output = output(&self.executor, &mut self.outputs, slot, staged.dtype);
+            let (output, after) = std::mem::take(&mut rest).split_at_mut(output_len * staged.dtype.size());
+            rest = after;
+            self.executor.write_output(slot, kernel_dtype(staged.dtype), output);
             let admission = &staged.admission;
             let served = Served {
                 request: admission.request,
@@ -172,8 +177,10 @@ impl ServedModel {
         }
         let signed = Instant::now();
 
+        let mut rest = &self.outputs[..];
         for (slot, staged) in self.staged.drain(..).enumerate() {
-            let output = output(&self.executor, &mut self.outputs, slot, staged.dtype);
+            let (output, after) = rest.split_at(output_len * staged.dtype.size());
+            rest = after;
             metrics.service_time.record((signed - staged.admission.received).as_nanos() as u64);
             let output = TensorView { dtype: staged.dtype, shape: self.entry.output_shape, data: output };
             let answer = Answer { id: staged.admission.request, output, receipt: signer.receipt(slot) };
@@ -188,12 +195,6 @@ impl ServedModel {
         metrics.run_time.record(took.as_nanos() as u64);
         Some(finished)
     }
-}
-
-fn output<'a>(executor: &Executor, buffer: &'a mut [u8], slot: usize, dtype: Dtype) -> &'a [u8] {
-    let output = &mut buffer[..executor.model().output_len() * dtype.size()];
-    executor.write_output(slot, kernel_dtype(dtype), output);
-    output
 }
 
 fn kernel_dtype(dtype: Dtype) -> haca_kernels::Dtype {

@@ -4,7 +4,6 @@ use crate::models::ModelLimits;
 use crate::push::MAX_PUSHES;
 use crate::quic::QuicLimits;
 use crate::server::ServerConfig;
-use crate::session::MAX_AWAITS;
 use crate::transport::ring::RingLimits;
 use haca_settle::LogConfig;
 use haca_wire::message::session::Limits;
@@ -258,7 +257,6 @@ impl Config {
             max_backlog: self.max_backlog_bytes,
             ring: self.ring(),
             drain_timeout: Duration::from_millis(self.drain_timeout_ms),
-            inbox_capacity: 2 * MAX_AWAITS,
         }
     }
 

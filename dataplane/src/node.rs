@@ -16,7 +16,7 @@ use crate::metrics::ShardMetrics;
 use crate::models::Registry;
 use crate::push::{KeptModelError, Pusher, RegistryThread};
 use crate::server::{Server, ServerError};
-use crate::session::{Inference, InferenceParts, Message, NodeFacts};
+use crate::session::{Inference, InferenceParts, MAX_AWAITS, Message, NodeFacts};
 use crate::shard::inbox::{Inbox, Letter};
 use crate::sign::{BatchSigner, Signing};
 use haca_settle::{CloseError, Log, LogHandle, LogKey, OpenError};
@@ -144,7 +144,7 @@ impl Node {
 
         let server_config = config.server(cpus.clone());
         let inboxes = (0..shards)
-            .map(|_| Inbox::new(server_config.inbox_capacity).map(Arc::new))
+            .map(|_| Inbox::new(2 * MAX_AWAITS).map(Arc::new))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|source| StartError::Data { path: data.to_owned(), source })?;
         let metrics: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();

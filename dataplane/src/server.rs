@@ -34,8 +34,6 @@ pub struct ServerConfig {
     pub ring: RingLimits,
     /// How long a drain waits for callers, at most.
     pub drain_timeout: Duration,
-    /// Messages that may wait for one shard.
-    pub inbox_capacity: usize,
 }
 
 /// Why a group of shards did not start, or did not end well.

@@ -62,7 +62,6 @@ fn counting(shards: usize, spin: Option<Duration>) -> (Server<()>, Vec<Arc<Inbox
         max_backlog: 4 << 20,
         ring: RingLimits { receive_buffers: 32, send_slots: 16 },
         drain_timeout: Duration::from_secs(5),
-        inbox_capacity: 16,
     };
     let inboxes: Vec<_> = (0..shards).map(|_| Arc::new(Inbox::new(16).unwrap())).collect();
     let counted = Arc::new(AtomicUsize::new(0));

@@ -38,7 +38,6 @@ pub(super) fn serve(cpu: usize) -> anyhow::Result<()> {
         max_backlog: CONNECTION_WINDOW as usize,
         ring: RingLimits { receive_buffers: 256, send_slots: 256 },
         drain_timeout: Duration::from_secs(1),
-        inbox_capacity: INBOX,
     };
     let identity = TlsIdentity { certificate: identity.certificate, key: identity.key };
     let inbox = Arc::new(Inbox::new(INBOX).context("cannot make the shard's inbox")?);
