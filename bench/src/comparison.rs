@@ -86,7 +86,7 @@ pub(crate) struct Comparison<'a> {
     pub(crate) options: &'a Options,
     pub(crate) cases: &'a [Case],
     /// What the latencies and rates of this comparison are.
-    pub(crate) footnote: &'static str,
+    pub(crate) footnote: &'a str,
 }
 
 impl Comparison<'_> {

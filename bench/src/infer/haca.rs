@@ -18,7 +18,7 @@ use quinn_proto::{Connection, Dir, StreamEvent, StreamId, WriteError};
 use super::shipped::Shipped;
 use crate::load::{Nanos, Plan};
 use crate::rpc::client::quic::{self, Dialogue};
-use crate::rpc::client::{self, Run, read_stream};
+use crate::rpc::client::{self, Run, Sockets, read_stream};
 use crate::rpc::transport::Endpoint;
 use crate::server_process::ServerProcess;
 
@@ -59,10 +59,11 @@ fn drive(
     plan: Plan,
 ) -> anyhow::Result<Run> {
     let mut session = 0;
-    let mut client = quic::Client::connect(address, config, plan.lanes, |connection| {
-        session += 1;
-        Session::open(connection, session, questions, kept)
-    })?;
+    let mut client =
+        quic::Client::connect(address, config, Sockets::OnePerConnection, plan.lanes, |connection| {
+            session += 1;
+            Session::open(connection, session, questions, kept)
+        })?;
     client::drive(&mut client, process, plan)
 }
 

@@ -20,9 +20,21 @@ pub(crate) struct NotAnEcho {
 pub(crate) fn message(sequence: u64) -> [u8; MESSAGE] {
     let mut bytes = [0; MESSAGE];
     for (index, word) in bytes.chunks_exact_mut(8).enumerate() {
-        word.copy_from_slice(&sequence.wrapping_add((index as u64) << 56).to_le_bytes());
+        word.copy_from_slice(&word_of(sequence, index));
     }
     bytes
+}
+
+/// Whether `bytes` are message number `sequence`. Compared word by word as the words are made: writing the message out
+/// first and reading it back at another width would stall the client for longer than all else it does with it.
+pub(crate) fn is_message(bytes: &[u8], sequence: u64) -> bool {
+    let (words, rest) = bytes.as_chunks();
+    let is_word = |(index, word): (usize, &[u8; 8])| *word == word_of(sequence, index);
+    bytes.len() == MESSAGE && rest.is_empty() && words.iter().enumerate().all(is_word)
+}
+
+fn word_of(sequence: u64, index: usize) -> [u8; 8] {
+    sequence.wrapping_add((index as u64) << 56).to_le_bytes()
 }
 
 /// Messages sent in order on one stream, waiting for their echoes in the same order.
@@ -46,11 +58,11 @@ impl InOrder {
         }
     }
 
-    /// The message to send for a request that was due at `intended`.
-    pub(crate) fn send(&mut self, intended: Nanos) -> [u8; MESSAGE] {
+    /// Appends the message to send for a request that was due at `intended`.
+    pub(crate) fn send(&mut self, intended: Nanos, to: &mut Vec<u8>) {
         self.waiting.push_back(intended);
+        to.extend((0..MESSAGE / 8).flat_map(|index| word_of(self.next_sent, index)));
         self.next_sent += 1;
-        message(self.next_sent - 1)
     }
 
     /// Takes bytes as they come, cut anywhere; calls `answered` for each message they complete.
@@ -63,6 +75,13 @@ impl InOrder {
         mut answered: impl FnMut(Nanos),
     ) -> Result<(), NotAnEcho> {
         while !bytes.is_empty() {
+            if self.filled == 0
+                && let Some((whole, rest)) = bytes.split_first_chunk::<MESSAGE>()
+            {
+                self.complete(whole, &mut answered)?;
+                bytes = rest;
+                continue;
+            }
             let take = bytes.len().min(MESSAGE - self.filled);
             let (head, rest) = bytes.split_at(take);
             self.partial[self.filled..self.filled + take].copy_from_slice(head);
@@ -70,15 +89,25 @@ impl InOrder {
             bytes = rest;
             if self.filled == MESSAGE {
                 self.filled = 0;
-                let expected = self.next_expected;
-                let intended = self.waiting.pop_front().ok_or(NotAnEcho { expected })?;
-                if self.partial != message(expected) {
-                    return Err(NotAnEcho { expected });
-                }
-                self.next_expected += 1;
-                answered(intended);
+                let whole = self.partial;
+                self.complete(&whole, &mut answered)?;
             }
         }
+        Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        message: &[u8; MESSAGE],
+        answered: &mut impl FnMut(Nanos),
+    ) -> Result<(), NotAnEcho> {
+        let expected = self.next_expected;
+        let intended = self.waiting.pop_front().ok_or(NotAnEcho { expected })?;
+        if !is_message(message, expected) {
+            return Err(NotAnEcho { expected });
+        }
+        self.next_expected += 1;
+        answered(intended);
         Ok(())
     }
 
@@ -98,7 +127,8 @@ mod tests {
         #[test]
         fn echoes_complete_in_order_however_they_are_cut(cuts in proptest::collection::vec(1usize..200, 0..20)) {
             let mut stream = InOrder::with_depth(16);
-            let mut bytes: Vec<u8> = (0..16).flat_map(|due| stream.send(Nanos(due))).collect();
+            let mut bytes = Vec::new();
+            (0..16).for_each(|due| stream.send(Nanos(due), &mut bytes));
             let mut answered = Vec::new();
             for cut in cuts {
                 let head: Vec<u8> = bytes.drain(..cut.min(bytes.len())).collect();
@@ -112,10 +142,18 @@ mod tests {
         #[test]
         fn any_changed_byte_is_noticed(at in 0usize..MESSAGE, flip in 1u8..) {
             let mut stream = InOrder::with_depth(1);
-            let mut bytes = stream.send(Nanos(0));
+            let mut bytes = Vec::new();
+            stream.send(Nanos(0), &mut bytes);
             bytes[at] ^= flip;
             prop_assert_eq!(stream.receive(&bytes, |_| ()), Err(NotAnEcho { expected: 0 }));
         }
+    }
+
+    #[test]
+    fn a_message_is_itself_and_no_other() {
+        let bytes = message(7);
+        assert!(is_message(&bytes, 7) && !is_message(&bytes, 8));
+        assert!(!is_message(&bytes[..MESSAGE - 8], 7) && !is_message(&bytes[..MESSAGE - 1], 7));
     }
 
     #[test]

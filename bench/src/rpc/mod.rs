@@ -10,7 +10,7 @@ pub(crate) mod transport;
 use clap::{Args, ValueEnum};
 
 use self::case::Case;
-use self::client::{Run, Streams};
+use self::client::{Run, Sockets, Streams};
 use self::serve::Server;
 use crate::comparison::{self, Comparison};
 use crate::server_process::ServerProcess;
@@ -20,6 +20,7 @@ Examples:
   haca-bench rpc                                   every case, every server this was built with
   haca-bench rpc --cases 1x1 --seconds 10          one case, for longer
   haca-bench rpc --cases 64x16 --rate 100000       latency at a fixed rate instead of full speed
+  haca-bench rpc --socket-per-connection           as many separate clients
   haca-bench rpc --stream-per-request --json rpc.jsonl
 
 s2n-quic takes minutes to build and is there only with `--features peers`.";
@@ -37,6 +38,10 @@ pub(crate) struct Options {
     /// Open a stream for each request instead of one for each connection.
     #[arg(long)]
     stream_per_request: bool,
+    /// Give each connection a UDP socket of its own, as separate clients have, instead of one for all, as one QUIC
+    /// endpoint has.
+    #[arg(long)]
+    socket_per_connection: bool,
     #[command(flatten)]
     common: comparison::Options,
 }
@@ -50,15 +55,33 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         [] => Server::value_variants(),
         chosen => chosen,
     };
+    let footnote = format!(
+        "{FOOTNOTE}\n{}",
+        match options.sockets() {
+            Sockets::Shared => SHARED_SOCKET,
+            Sockets::OnePerConnection => SOCKET_PER_CONNECTION,
+        }
+    );
     let comparison = Comparison {
         bench: "rpc",
         subject: "",
         options: &options.common,
         cases: &options.cases,
-        footnote: FOOTNOTE,
+        footnote: &footnote,
     };
     comparison.run(servers, Server::name, |server, case| measure(options, server, case))
 }
+
+impl Options {
+    fn sockets(&self) -> Sockets {
+        if self.socket_per_connection { Sockets::OnePerConnection } else { Sockets::Shared }
+    }
+}
+
+const SHARED_SOCKET: &str = "\
+All connections of the client share one UDP socket, as those of one QUIC endpoint do.";
+const SOCKET_PER_CONNECTION: &str = "\
+Each connection of the client has a UDP socket of its own.";
 
 const FOOTNOTE: &str = "\
 Latency is from when a request was due to its echo, as the one client of all servers sees it: a spinning \
@@ -71,5 +94,6 @@ fn measure(options: &Options, server: Server, case: Case) -> anyhow::Result<Run>
     let process = ServerProcess::spawn(&["serve-echo", server.name(), "--cpu", &cpu])?;
     let plan = options.common.plan(case);
     let streams = if options.stream_per_request { Streams::OnePerRequest } else { Streams::OnePerConnection };
-    options.common.on_client_cpu(|| client::run(&process, plan, streams))
+    let sockets = options.sockets();
+    options.common.on_client_cpu(|| client::run(&process, plan, streams, sockets))
 }

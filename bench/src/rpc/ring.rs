@@ -11,13 +11,14 @@
 
 use std::io;
 use std::mem;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use haca_dataplane::transport::bursts::{Burst, Bursts, Place, Shape};
 use io_uring::types::{BufRingEntry, CancelBuilder, Fixed, RecvMsgOut, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 
@@ -27,9 +28,10 @@ const RECEIVE_BUFFER: usize = 68 * 1024;
 const RECEIVE_BUFFERS: u16 = 256;
 /// Sends complete within the call that submits them on loopback, so these only have to span one flush.
 const SEND_SLOTS: usize = 256;
-/// Queued sends are handed over in groups of this size, so that the peer starts on the first ones while we
-/// still work on the others. Larger groups save little, as a send costs far more than entering the kernel.
-const SUBMIT_GROUP: usize = 8;
+/// Most datagrams the kernel cuts one send into (`UDP_MAX_SEGMENTS` was 64 before Linux 6.9).
+pub(crate) const MOST_SEGMENTS: usize = 64;
+/// Most bytes in one send: what one UDP datagram could hold.
+const MOST_BYTES: usize = 65_000;
 /// Room for the peer's address before each received payload.
 const NAME: usize = mem::size_of::<libc::sockaddr_in>();
 /// Room for the one control message we ask for, the GRO stride.
@@ -45,7 +47,9 @@ pub(crate) struct UdpRing {
     buffers: ReceiveBuffers,
     header: Box<libc::msghdr>,
     sends: Box<[SendSlot]>,
-    free_sends: Vec<usize>,
+    free_sends: Vec<u16>,
+    /// Filled slots that the kernel has not been told of, by socket and destination.
+    bursts: Bursts<(usize, Option<SocketAddrV4>)>,
     completions: Vec<(u64, i32, u32)>,
     next_completion: usize,
     /// Registered with the ring by their index, which spares the kernel a look-up on each use.
@@ -57,7 +61,7 @@ pub(crate) struct UdpRing {
 #[must_use = "its buffer is lost to the ring unless recycled"]
 pub(crate) struct Received {
     pub(crate) socket: usize,
-    pub(crate) from: SocketAddr,
+    pub(crate) from: SocketAddrV4,
     /// Length of each datagram but the last, which may be shorter.
     pub(crate) stride: usize,
     buffer: u16,
@@ -66,11 +70,11 @@ pub(crate) struct Received {
 }
 
 impl UdpRing {
-    /// Takes over `sockets` and starts receiving on each.
+    /// Takes over `sockets` and starts receiving on each. A send leaves once it has `most_datagrams`.
     ///
     /// # Errors
     /// When the kernel has no io_uring with these features (6.1 or later has) or refuses the memory.
-    pub(crate) fn new(sockets: Vec<UdpSocket>) -> anyhow::Result<Self> {
+    pub(crate) fn new(sockets: Vec<UdpSocket>, most_datagrams: usize) -> anyhow::Result<Self> {
         let entries = (sockets.len() + SEND_SLOTS).next_power_of_two() as u32;
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
@@ -90,7 +94,8 @@ impl UdpRing {
             buffers,
             header,
             sends: (0..SEND_SLOTS).map(|_| SendSlot::new()).collect(),
-            free_sends: (0..SEND_SLOTS).collect(),
+            free_sends: (0..SEND_SLOTS as u16).collect(),
+            bursts: Bursts::new(SEND_SLOTS, most_datagrams, MOST_BYTES),
             completions: Vec::with_capacity(entries as usize * 4),
             next_completion: 0,
             _sockets: sockets,
@@ -111,7 +116,7 @@ impl UdpRing {
             let queue = self.ring.submission();
             (queue.len(), queue.taskrun())
         };
-        if queued > 0 || has_work {
+        if queued > 0 || has_work || !self.bursts.as_slice().is_empty() {
             self.submit()?;
         }
         Ok(())
@@ -130,7 +135,7 @@ impl UdpRing {
         while let Some(&(data, result, flags)) = self.completions.get(self.next_completion) {
             self.next_completion += 1;
             if data & SEND != 0 {
-                self.sent((data & !SEND) as usize, result)?;
+                self.sent((data & !SEND) as u16, result)?;
                 continue;
             }
             let socket = data as usize;
@@ -153,7 +158,7 @@ impl UdpRing {
 
     /// The bytes of `received`, datagram after datagram.
     pub(crate) fn payload(&self, received: &Received) -> &[u8] {
-        &self.buffers.get(received.buffer)[received.start..received.start + received.length]
+        self.buffers.payload(received)
     }
 
     /// Gives the buffer back to the kernel.
@@ -161,11 +166,70 @@ impl UdpRing {
         self.buffers.give(received.buffer);
     }
 
-    /// An empty buffer to fill for [`Self::send`], or to return with [`Self::keep`].
+    /// Queues what `write` puts into the buffer on `socket`, as datagrams of the length it returns, or nothing if it
+    /// returns `None`. It leaves together with what goes the same way, but not before what was put at `after`.
+    /// `to` is absent on a connected socket: naming the peer there again would cost a route look-up for each send.
     ///
     /// # Errors
-    /// When the kernel refuses a send that had to complete first.
-    pub(crate) fn buffer(&mut self) -> anyhow::Result<Vec<u8>> {
+    /// When the kernel refuses a send.
+    pub(crate) fn send(
+        &mut self,
+        socket: usize,
+        to: Option<SocketAddrV4>,
+        after: Place,
+        write: impl FnOnce(&mut Vec<u8>) -> Option<usize>,
+    ) -> anyhow::Result<Option<Place>> {
+        self.queue(socket, to, after, |_, buffer| write(buffer))
+    }
+
+    /// Sends `received` back to where it came from, and gives its buffer back to the kernel.
+    ///
+    /// # Errors
+    /// When the kernel refuses a send.
+    pub(crate) fn echo(&mut self, received: Received) -> anyhow::Result<()> {
+        let from = received.from;
+        self.queue(received.socket, Some(from), Place::default(), |buffers, buffer| {
+            buffer.extend_from_slice(buffers.payload(&received));
+            Some(received.stride)
+        })?;
+        self.recycle(received);
+        Ok(())
+    }
+
+    fn queue(
+        &mut self,
+        socket: usize,
+        to: Option<SocketAddrV4>,
+        after: Place,
+        write: impl FnOnce(&ReceiveBuffers, &mut Vec<u8>) -> Option<usize>,
+    ) -> anyhow::Result<Option<Place>> {
+        self.free_a_slot()?;
+        let own = *self.free_sends.last().expect("the call above ends with a free slot");
+        let payload = &mut self.sends[usize::from(own)].payload;
+        payload.clear();
+        let Some(stride) = write(&self.buffers, payload) else { return Ok(None) };
+        let shape = Shape::new(payload.len(), Some(stride));
+        let place = match self.bursts.join(after, (socket, to), shape) {
+            None => {
+                self.free_sends.pop();
+                self.bursts.open(own, (socket, to), shape)
+            }
+            Some((place, shared)) => {
+                let [own, shared] = (self.sends)
+                    .get_disjoint_mut([usize::from(own), usize::from(shared)])
+                    .expect("a slot that was free is not one in use");
+                shared.payload.extend_from_slice(&own.payload);
+                place
+            }
+        };
+        if self.bursts.is_full(place) {
+            self.submit()?;
+        }
+        Ok(Some(place))
+    }
+
+    /// Waits for the kernel if every slot is in use.
+    fn free_a_slot(&mut self) -> anyhow::Result<()> {
         while self.free_sends.is_empty() {
             self.submit()?;
             // Receives stay, in order; only the sends among them are taken out.
@@ -181,40 +245,8 @@ impl UdpRing {
                 !is_send
             });
             for (data, result) in sent {
-                self.sent((data & !SEND) as usize, result)?;
+                self.sent((data & !SEND) as u16, result)?;
             }
-        }
-        let slot = *self.free_sends.last().expect("the loop above ends with a free slot");
-        let mut buffer = mem::take(&mut self.sends[slot].payload);
-        buffer.clear();
-        Ok(buffer)
-    }
-
-    /// Takes back a buffer that was not needed.
-    pub(crate) fn keep(&mut self, buffer: Vec<u8>) {
-        if let Some(slot) = self.free_sends.last() {
-            self.sends[*slot].payload = buffer;
-        }
-    }
-
-    /// Queues `payload` on `socket`, cut into datagrams of `stride` bytes. `to` is absent on a connected socket:
-    /// naming the peer there again would cost a route look-up for each send.
-    ///
-    /// # Errors
-    /// When the kernel refuses a send.
-    pub(crate) fn send(
-        &mut self,
-        socket: usize,
-        to: Option<SocketAddrV4>,
-        payload: Vec<u8>,
-        stride: usize,
-    ) -> anyhow::Result<()> {
-        let slot = self.free_sends.pop().context("more sends than buffers were asked for")?;
-        let header = self.sends[slot].fill(to, payload, stride);
-        let entry = opcode::SendMsg::new(Fixed(socket as u32), header).build();
-        self.push(&entry.user_data(SEND | slot as u64))?;
-        if self.ring.submission().len() >= SUBMIT_GROUP {
-            self.submit()?;
         }
         Ok(())
     }
@@ -238,7 +270,7 @@ impl UdpRing {
         })
     }
 
-    fn sent(&mut self, slot: usize, result: i32) -> anyhow::Result<()> {
+    fn sent(&mut self, slot: u16, result: i32) -> anyhow::Result<()> {
         self.free_sends.push(slot);
         if result < 0 {
             return Err(io::Error::from_raw_os_error(-result)).context("cannot send");
@@ -253,7 +285,7 @@ impl UdpRing {
 
     fn push(&mut self, entry: &io_uring::squeue::Entry) -> anyhow::Result<()> {
         if self.ring.submission().is_full() {
-            self.submit()?;
+            self.enter()?;
         }
         // SAFETY: entries point only to sockets, send slots and the receive header. All are owned by `self`,
         // boxed so that they do not move, and outlive the requests: Drop cancels those first.
@@ -261,6 +293,17 @@ impl UdpRing {
     }
 
     fn submit(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.bursts.as_slice().len() {
+            let Burst { slot, way: (socket, to), shape } = self.bursts.as_slice()[index];
+            let header = self.sends[usize::from(slot)].fill(to, shape.segment);
+            let entry = opcode::SendMsg::new(Fixed(socket as u32), header).build();
+            self.push(&entry.user_data(SEND | u64::from(slot)))?;
+        }
+        self.bursts.clear();
+        self.enter()
+    }
+
+    fn enter(&mut self) -> anyhow::Result<()> {
         let queued = self.ring.submission().len() as u32;
         // SAFETY: no argument is passed besides flags, and the entries were checked in `push`.
         let entered =
@@ -323,8 +366,7 @@ impl SendSlot {
     }
 
     /// Lays out the message. The pointer is valid until the slot is filled again or dropped.
-    fn fill(&mut self, to: Option<SocketAddrV4>, payload: Vec<u8>, stride: usize) -> *const libc::msghdr {
-        self.payload = payload;
+    fn fill(&mut self, to: Option<SocketAddrV4>, stride: usize) -> *const libc::msghdr {
         self.part.iov_base = self.payload.as_mut_ptr().cast();
         self.part.iov_len = self.payload.len();
         if let Some(to) = to {
@@ -388,6 +430,10 @@ impl ReceiveBuffers {
         }
     }
 
+    fn payload(&self, received: &Received) -> &[u8] {
+        &self.get(received.buffer)[received.start..received.start + received.length]
+    }
+
     fn give(&mut self, buffer: u16) {
         let index = usize::from(self.tail & (RECEIVE_BUFFERS - 1));
         // SAFETY: `index` is within the ring of entries, and the kernel reads an entry only below the tail,
@@ -446,7 +492,7 @@ fn enable_gro(socket: &UdpSocket) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn parse_address(name: &[u8]) -> anyhow::Result<SocketAddr> {
+fn parse_address(name: &[u8]) -> anyhow::Result<SocketAddrV4> {
     // struct sockaddr_in: family in host order, port and address in network order.
     let Some(&[f0, f1, p0, p1, a, b, c, d]) = name.first_chunk::<8>() else {
         bail!("a datagram came with an address of {} bytes", name.len());
@@ -455,7 +501,7 @@ fn parse_address(name: &[u8]) -> anyhow::Result<SocketAddr> {
         u16::from_ne_bytes([f0, f1]) == libc::AF_INET as u16,
         "a datagram did not come over IPv4"
     );
-    Ok(SocketAddr::from((Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([p0, p1]))))
+    Ok(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([p0, p1])))
 }
 
 /// The segment size the kernel reports for datagrams it merged; `None` for a single one.
@@ -469,6 +515,8 @@ fn gro_stride(control: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn bound() -> UdpSocket {
@@ -495,14 +543,16 @@ mod tests {
     fn segments_sent_as_one_arrive_as_one_with_their_stride() {
         let (here, there) = (bound(), bound());
         let (from, to) = (v4(&here), v4(&there));
-        let mut ring = UdpRing::new(vec![here, there]).unwrap();
+        let mut ring = UdpRing::new(vec![here, there], 16).unwrap();
         for round in 0..1_000u32 {
-            let mut payload = ring.buffer().unwrap();
-            payload.extend((0..150u32).map(|byte| (byte ^ round) as u8));
-            let sent = payload.clone();
-            ring.send(0, Some(to), payload, 64).unwrap();
+            let sent: Vec<u8> = (0..150u32).map(|byte| (byte ^ round) as u8).collect();
+            ring.send(0, Some(to), Place::default(), |buffer| {
+                buffer.extend(&sent);
+                Some(64)
+            })
+            .unwrap();
             let received = wait(&mut ring);
-            assert_eq!((received.socket, received.from, received.stride), (1, from.into(), 64));
+            assert_eq!((received.socket, received.from, received.stride), (1, from, 64));
             assert_eq!(ring.payload(&received), sent);
             ring.recycle(received);
         }
@@ -512,19 +562,23 @@ mod tests {
     fn more_sends_than_slots_at_once_all_arrive_in_order() {
         let (here, there) = (bound(), bound());
         let to = v4(&there);
-        let mut ring = UdpRing::new(vec![here, there]).unwrap();
+        let mut ring = UdpRing::new(vec![here, there], 16).unwrap();
         let mut expected = 0u16;
         for batch in 0..4u16 {
             for index in 0..200 {
-                let mut payload = ring.buffer().unwrap();
-                payload.extend((batch * 200 + index).to_le_bytes());
-                ring.send(0, Some(to), payload, 2).unwrap();
+                ring.send(0, Some(to), Place::default(), |buffer| {
+                    buffer.extend((batch * 200 + index).to_le_bytes());
+                    Some(2)
+                })
+                .unwrap();
             }
             while expected < (batch + 1) * 200 {
                 let received = wait(&mut ring);
-                assert_eq!(ring.payload(&received), expected.to_le_bytes());
+                for datagram in ring.payload(&received).chunks(received.stride) {
+                    assert_eq!(datagram, expected.to_le_bytes());
+                    expected += 1;
+                }
                 ring.recycle(received);
-                expected += 1;
             }
         }
     }

@@ -8,7 +8,8 @@ use super::deadlines::Deadlines;
 use super::outbox::{Command, ConnectionKey, Outbox};
 use crate::metrics::ShardMetrics;
 use crate::steering::ShardConnectionIds;
-use crate::transport::ring::{MAX_SEGMENTS, Ring};
+use crate::transport::bursts::Place;
+use crate::transport::ring::Ring;
 use crate::transport::{Datagram, Outgoing};
 use bytes::BytesMut;
 use haca_wire::Status;
@@ -142,7 +143,7 @@ impl<A: Application> ShardEndpoint<A> {
         let mut sent = 0;
         while ring.can_send() {
             let Some((outgoing, bytes)) = self.stateless.pop_front() else { break };
-            ring.send(|buffer| {
+            ring.send(Place::default(), |buffer| {
                 buffer.extend_from_slice(&bytes);
                 Some(outgoing)
             });
@@ -152,13 +153,16 @@ impl<A: Application> ShardEndpoint<A> {
         for index in self.dirty_next.drain(..) {
             let Some(connection) = self.connections[index].as_mut() else { continue };
             connection.is_dirty = false;
-            let mut emptied = false;
+            let (mut emptied, mut after) = (false, Place::default());
             while ring.can_send() && !emptied {
-                emptied = !ring.send(|buffer| {
-                    let transmit = connection.quic.poll_transmit(now, MAX_SEGMENTS, buffer)?;
+                let segments = ring.max_segments();
+                let place = ring.send(after, |buffer| {
+                    let transmit = connection.quic.poll_transmit(now, segments, buffer)?;
                     sent += 1;
                     Some(Outgoing::from(&transmit))
                 });
+                emptied = place.is_none();
+                after = place.unwrap_or(after);
             }
             if !emptied {
                 mark_dirty(&mut self.dirty, connection, index);

@@ -3,6 +3,7 @@
 //! One backend today: [`ring`], a raw io_uring. A second one (AF_XDP) would hand out the same [`Datagram`]s and take
 //! the same [`Outgoing`]s.
 
+pub mod bursts;
 mod control;
 pub mod ring;
 pub mod socket;

@@ -4,20 +4,23 @@
 //! thread (the ring is set up `SINGLE_ISSUER`); other threads reach the shard through a pipe that this ring reads.
 //!
 //! Receives are one multishot `recvmsg` over a ring of provided buffers, so a burst costs no system call per packet.
-//! Sends are `sendmsg` with GSO out of a fixed set of slots. All memory is sized at start.
+//! Sends are `sendmsg` with GSO out of a fixed set of slots; datagrams of different connections share one where they can
+//! ([`bursts`](super::bursts)). All memory is sized at start.
 //!
 //! Not used, and why: incremental provided buffers (they break multishot `recvmsg`: `EFAULT`); registered buffers
 //! (nothing to gain for `recvmsg`); zero-copy sends (they pay above about 3 KB, answers are smaller); `SQPOLL` (it takes
 //! a second core).
 
+use super::bursts::{Bursts, Place, Shape};
 use super::control::{Address, CONTROL_LEN, Control, NAME_LEN, parse, parse_address};
 use super::{Datagram, Outgoing};
 use io_uring::types::{BufRingEntry, Fd, RecvMsgOut, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
+use quinn_proto::EcnCodepoint;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -78,8 +81,12 @@ impl Turn {
     }
 }
 
+/// What datagrams of one send have in common.
+type Way = (SocketAddr, Option<IpAddr>, Option<EcnCodepoint>);
+
 struct SendSlot {
     bytes: Vec<u8>,
+    is_segmented: bool,
     header: libc::msghdr,
     vector: libc::iovec,
     control: Control,
@@ -103,6 +110,10 @@ pub struct Ring {
     receive_tail: u16,
     slots: Box<[SendSlot]>,
     free_slots: Vec<u16>,
+    /// Filled slots that the kernel has not been told of.
+    bursts: Bursts<Way>,
+    /// Whether the network device takes segmented sends; found out by trying.
+    can_segment: bool,
     timer: Box<Timespec>,
     /// The times that timeouts of the ring are set for, the earliest first. Each is earlier than those set before it, so
     /// there are few.
@@ -148,6 +159,7 @@ impl Ring {
         receive_header.msg_controllen = CONTROL_LEN;
         let slot = |_| SendSlot {
             bytes: Vec::with_capacity(SEND_BUFFER),
+            is_segmented: false,
             // SAFETY: as above; and all-zero bytes are a valid, empty `iovec`.
             header: unsafe { std::mem::zeroed() },
             // SAFETY: see above.
@@ -168,6 +180,8 @@ impl Ring {
             receive_tail: 0,
             slots: (0..limits.send_slots).map(slot).collect(),
             free_slots: (0..limits.send_slots).rev().collect(),
+            bursts: Bursts::new(usize::from(limits.send_slots), MAX_SEGMENTS, SEND_BUFFER),
+            can_segment: true,
             timer: Box::new(Timespec::new()),
             timers: BinaryHeap::with_capacity(16),
             in_flight: 0,
@@ -188,6 +202,7 @@ impl Ring {
     /// # Errors
     /// If the ring itself fails; not for a failed send or receive.
     pub fn turn(&mut self, mut on_datagram: impl FnMut(Datagram<'_>)) -> io::Result<Turn> {
+        self.queue_bursts();
         let submission = self.ring.submission();
         let (queued, wanted) = (submission.len(), submission.taskrun() || submission.cq_overflow());
         drop(submission);
@@ -218,33 +233,43 @@ impl Ring {
         !self.free_slots.is_empty()
     }
 
-    /// Queues one send: `write` fills the buffer and says where it goes, or `None` to leave it. The kernel gets it on
-    /// the next [`turn`](Self::turn). Returns whether anything was queued.
+    /// Datagrams that one [`send`](Self::send) may write.
+    pub fn max_segments(&self) -> usize {
+        if self.can_segment { MAX_SEGMENTS } else { 1 }
+    }
+
+    /// Queues what `write` puts into the buffer, to where it says, or nothing if it says `None`. It leaves together with
+    /// what goes the same way, but not before what was put at `after`. The kernel gets it on the next
+    /// [`turn`](Self::turn) or [`submit`](Self::submit), or as soon as a send is full. Returns where it was put: valid
+    /// as `after` until then.
     ///
     /// # Panics
     /// If [`can_send`](Self::can_send) is false.
-    pub fn send(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<Outgoing>) -> bool {
-        let slot_index = self.free_slots.pop().expect("the caller asked can_send");
-        let slot = &mut self.slots[usize::from(slot_index)];
-        slot.bytes.clear();
-        let Some(outgoing) = write(&mut slot.bytes) else {
-            self.free_slots.push(slot_index);
-            return false;
+    pub fn send(
+        &mut self,
+        after: Place,
+        write: impl FnOnce(&mut Vec<u8>) -> Option<Outgoing>,
+    ) -> Option<Place> {
+        let own = self.free_slots.pop().expect("the caller asked can_send");
+        let bytes = &mut self.slots[usize::from(own)].bytes;
+        bytes.clear();
+        let Some(outgoing) = write(bytes) else {
+            self.free_slots.push(own);
+            return None;
         };
-        slot.address.fill(outgoing.destination);
-        slot.control.fill(&outgoing);
-        slot.vector = libc::iovec { iov_base: slot.bytes.as_mut_ptr().cast(), iov_len: slot.bytes.len() };
-        slot.header.msg_name = slot.address.as_mut_ptr();
-        slot.header.msg_namelen = slot.address.len();
-        slot.header.msg_iov = &raw mut slot.vector;
-        slot.header.msg_iovlen = 1;
-        slot.header.msg_control = slot.control.as_mut_ptr();
-        slot.header.msg_controllen = slot.control.len();
-        let entry = opcode::SendMsg::new(Fd(self.socket.as_raw_fd()), &raw const slot.header)
-            .build()
-            .user_data(TAG_SEND | u64::from(slot_index) << 8);
-        self.push(&entry);
-        true
+        let way = (outgoing.destination, outgoing.source_ip, outgoing.ecn);
+        let shape = Shape::new(bytes.len(), outgoing.segment.map(usize::from));
+        let joined = if self.can_segment { self.bursts.join(after, way, shape) } else { None };
+        let Some((place, shared)) = joined else {
+            return Some(self.bursts.open(own, way, shape));
+        };
+        // A copy of a packet is a small part of what sealing it cost, and a send of its own costs far more.
+        let [own_slot, shared_slot] = (self.slots)
+            .get_disjoint_mut([usize::from(own), usize::from(shared)])
+            .expect("a slot that was free is not one in use");
+        shared_slot.bytes.extend_from_slice(&own_slot.bytes);
+        self.free_slots.push(own);
+        Some(place)
     }
 
     /// Hands what is queued to the kernel now instead of on the next turn.
@@ -252,6 +277,7 @@ impl Ring {
     /// # Errors
     /// If the ring fails.
     pub fn submit(&mut self) -> io::Result<()> {
+        self.queue_bursts();
         let queued = self.ring.submission().len();
         if queued == 0 { Ok(()) } else { self.enter(queued) }
     }
@@ -261,6 +287,7 @@ impl Ring {
     /// # Errors
     /// If the ring or the eventfd fails.
     pub async fn park(&mut self, deadline: Option<Instant>, now: Instant) -> io::Result<()> {
+        self.queue_bursts();
         if let Some(deadline) = deadline
             && self.timers.peek().is_none_or(|Reverse(earliest)| deadline < *earliest)
         {
@@ -332,10 +359,40 @@ impl Ring {
                 turn.sent = true;
                 if entry.result() < 0 {
                     turn.send_errors += 1;
+                    // The device cannot checksum what it would have to cut (Linux before 6.11). QUIC repeats what was
+                    // lost, one datagram a send.
+                    if entry.result() == -libc::EIO && self.slots[usize::from(slot)].is_segmented {
+                        self.can_segment = false;
+                    }
                 }
             }
             other => unreachable!("no operation was submitted with tag {other}"),
         }
+    }
+
+    /// Queues a send for every burst, in their order.
+    fn queue_bursts(&mut self) {
+        for index in 0..self.bursts.as_slice().len() {
+            let burst = self.bursts.as_slice()[index];
+            let (destination, source_ip, ecn) = burst.way;
+            let slot = &mut self.slots[usize::from(burst.slot)];
+            slot.is_segmented = burst.shape.is_segmented();
+            let segment = slot.is_segmented.then_some(burst.shape.segment as u16);
+            slot.address.fill(destination);
+            slot.control.fill(&Outgoing { destination, source_ip, ecn, segment });
+            slot.vector = libc::iovec { iov_base: slot.bytes.as_mut_ptr().cast(), iov_len: slot.bytes.len() };
+            slot.header.msg_name = slot.address.as_mut_ptr();
+            slot.header.msg_namelen = slot.address.len();
+            slot.header.msg_iov = &raw mut slot.vector;
+            slot.header.msg_iovlen = 1;
+            slot.header.msg_control = slot.control.as_mut_ptr();
+            slot.header.msg_controllen = slot.control.len();
+            let entry = opcode::SendMsg::new(Fd(self.socket.as_raw_fd()), &raw const slot.header)
+                .build()
+                .user_data(TAG_SEND | u64::from(burst.slot) << 8);
+            self.push(&entry);
+        }
+        self.bursts.clear();
     }
 
     fn hand_out(&self, buffer: u16, length: usize, on_datagram: &mut impl FnMut(Datagram<'_>)) {

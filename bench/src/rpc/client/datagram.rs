@@ -5,24 +5,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use super::{Clock, RECEIVE_GROUP, sockets};
+use super::{Clock, Sockets};
 use crate::load::{Generator, Issue, Nanos, Plan};
-use crate::rpc::message::{MESSAGE, message};
-use crate::rpc::ring::UdpRing;
+use crate::rpc::message::{MESSAGE, is_message, message};
+use crate::rpc::ring::{MOST_SEGMENTS, UdpRing};
+use haca_dataplane::transport::bursts::Place;
 
 /// A datagram without an echo for so long is lost: loopback only drops when a socket's buffer is full.
 const LOST_AFTER: Duration = Duration::from_millis(200);
-/// Most datagrams the kernel segments from one send (`UDP_MAX_SEGMENTS` was 64 before Linux 6.9).
-const MAX_SEGMENTS: usize = 64;
+/// Reads after which answers are handed out and new requests sent, so that the server is not left waiting
+/// while we work through a long queue.
+const RECEIVE_GROUP: usize = 4;
 
-/// Sends what is ready on a lane as one segmented send, which is what QUIC's packets do for messages.
+/// Sends what is ready on a lane as one segmented send, which is what QUIC's packets do for messages, and together with
+/// what is ready on other lanes of the same socket.
 pub(super) struct Client {
     ring: UdpRing,
+    sockets: Sockets,
     lanes: Vec<Lane>,
     dirty: Vec<usize>,
 }
 
-/// A datagram's sequence number says its slot: `sequence % depth`.
+/// A datagram's sequence number says its lane and the slot on it: `(round × depth + slot) × lanes + lane`.
 #[derive(Default)]
 struct Lane {
     in_flight: Vec<Option<Sent>>,
@@ -40,7 +44,7 @@ struct Sent {
 }
 
 impl Client {
-    pub(super) fn new(server: SocketAddrV4, plan: Plan) -> anyhow::Result<Self> {
+    pub(super) fn new(server: SocketAddrV4, sockets: Sockets, plan: Plan) -> anyhow::Result<Self> {
         let lane = || Lane {
             in_flight: vec![None; plan.depth],
             free: (0..plan.depth).rev().collect(),
@@ -48,7 +52,8 @@ impl Client {
             outgoing: Vec::with_capacity(plan.depth * MESSAGE),
         };
         Ok(Self {
-            ring: UdpRing::new(sockets(server, plan.lanes)?)?,
+            ring: UdpRing::new(sockets.open(server, plan.lanes)?, MOST_SEGMENTS)?,
+            sockets,
             lanes: (0..plan.lanes).map(|_| lane()).collect(),
             dirty: Vec::with_capacity(plan.lanes),
         })
@@ -61,17 +66,19 @@ impl super::Client for Client {
         for group in 0..RECEIVE_GROUP {
             let Some(received) = self.ring.receive()? else { return Ok(group > 0) };
             let now = clock.now();
-            let lane = &mut self.lanes[received.socket];
+            let lanes = self.lanes.len();
             for datagram in self.ring.payload(&received).chunks(received.stride) {
                 let Some(sequence) = datagram.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
                     bail!("the echo of a datagram has only {} bytes", datagram.len());
                 };
-                let slot = sequence as usize % lane.in_flight.len();
+                let index = sequence as usize % lanes;
+                let lane = &mut self.lanes[index];
+                let slot = sequence as usize / lanes % lane.in_flight.len();
                 // An echo that comes after it was given up is not an answer any more.
                 if let Some(sent) = lane.in_flight[slot].take_if(|sent| sent.sequence == sequence) {
-                    anyhow::ensure!(datagram == message(sequence), "a datagram came back changed");
+                    anyhow::ensure!(is_message(datagram, sequence), "a datagram came back changed");
                     lane.free.push(slot);
-                    generator.answered(received.socket, sent.intended, now);
+                    generator.answered(index, sent.intended, now);
                 }
             }
             self.ring.recycle(received);
@@ -80,9 +87,11 @@ impl super::Client for Client {
     }
 
     fn start(&mut self, issue: Issue, now: Nanos) -> anyhow::Result<()> {
+        let lanes = self.lanes.len();
         let lane = &mut self.lanes[issue.lane];
         let Some(slot) = lane.free.pop() else { bail!("lane {} was given more than its depth", issue.lane) };
-        let sequence = lane.rounds[slot] * lane.in_flight.len() as u64 + slot as u64;
+        let of_lane = lane.rounds[slot] * lane.in_flight.len() as u64 + slot as u64;
+        let sequence = of_lane * lanes as u64 + issue.lane as u64;
         lane.rounds[slot] += 1;
         lane.in_flight[slot] = Some(Sent { sequence, intended: issue.intended, started: now });
         if lane.outgoing.is_empty() {
@@ -96,10 +105,13 @@ impl super::Client for Client {
         let any = !self.dirty.is_empty();
         for index in self.dirty.drain(..) {
             let lane = &mut self.lanes[index];
-            for part in lane.outgoing.chunks(MESSAGE * MAX_SEGMENTS) {
-                let mut buffer = self.ring.buffer()?;
-                buffer.extend_from_slice(part);
-                self.ring.send(index, None, buffer, MESSAGE)?;
+            let mut after = Place::default();
+            for part in lane.outgoing.chunks(MESSAGE * MOST_SEGMENTS) {
+                let sent = self.ring.send(self.sockets.of(index), None, after, |buffer| {
+                    buffer.extend_from_slice(part);
+                    Some(MESSAGE)
+                })?;
+                after = sent.unwrap_or(after);
             }
             lane.outgoing.clear();
         }

@@ -16,9 +16,8 @@ use super::transport::{ALPN, Endpoint};
 use crate::load::{Generator, Issue, Measured, Nanos, Plan};
 use crate::server_process::ServerProcess;
 
-/// Reads after which answers are handed out and new requests sent, so that the server is not left waiting
-/// while we work through a long queue.
-const RECEIVE_GROUP: usize = 8;
+/// Kernel buffer for what each socket receives.
+const SOCKET_BUFFER: usize = 4 << 20;
 /// How often a client looks for what it has lost.
 const SWEEP: Duration = Duration::from_millis(50);
 
@@ -41,22 +40,68 @@ pub(crate) enum Streams {
     OnePerRequest,
 }
 
+/// How connections map to UDP sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sockets {
+    /// One for all, as the connections of one QUIC endpoint have it: connection ids tell them apart, and the kernel
+    /// carries packets of many in one call.
+    Shared,
+    /// One for each, as separate clients would have.
+    OnePerConnection,
+}
+
+impl Sockets {
+    /// Opens them, connected to `server`.
+    fn open(self, server: SocketAddrV4, connections: usize) -> anyhow::Result<Vec<UdpSocket>> {
+        let count = match self {
+            Self::Shared => 1,
+            Self::OnePerConnection => connections,
+        };
+        let open = || {
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            socket.connect(server)?;
+            socket.set_nonblocking(true)?;
+            // What a burst of all connections needs, wherever it waits.
+            socket2::SockRef::from(&socket).set_recv_buffer_size(SOCKET_BUFFER)?;
+            Ok(socket)
+        };
+        let sockets: std::io::Result<_> = (0..count).map(|_| open()).collect();
+        sockets.with_context(|| {
+            format!("cannot open {count} UDP sockets to {server}; `ulimit -n` may be too low")
+        })
+    }
+
+    /// The socket of a connection.
+    fn of(self, connection: usize) -> usize {
+        match self {
+            Self::Shared => 0,
+            Self::OnePerConnection => connection,
+        }
+    }
+}
+
 /// Runs `plan` against `server`, a lane for each connection. The calling thread should be pinned.
 ///
 /// # Errors
 /// When the server cannot be reached, closes a connection, or answers with anything but an echo.
-pub(crate) fn run(server: &ServerProcess, plan: Plan, streams: Streams) -> anyhow::Result<Run> {
+pub(crate) fn run(
+    server: &ServerProcess,
+    plan: Plan,
+    streams: Streams,
+    sockets: Sockets,
+) -> anyhow::Result<Run> {
     let endpoint: Endpoint = server.announcement().parse()?;
     let start = Instant::now();
     match endpoint.pin {
         Some(pin) => {
             let config = quic::client_config(pin, ALPN)?;
-            let mut client = quic::Client::connect(endpoint.address, &config, plan.lanes, |connection| {
-                Requests::new(streams, plan.depth, connection)
-            })?;
+            let mut client =
+                quic::Client::connect(endpoint.address, &config, sockets, plan.lanes, |connection| {
+                    Requests::new(streams, plan.depth, connection)
+                })?;
             drive(&mut client, server, plan)
         }
-        None => drive(&mut datagram::Client::new(endpoint.address, plan)?, server, plan),
+        None => drive(&mut datagram::Client::new(endpoint.address, sockets, plan)?, server, plan),
     }
     .with_context(|| format!("the run ended after {:.1} s", start.elapsed().as_secs_f64()))
 }
@@ -139,17 +184,4 @@ pub(crate) fn drive(client: &mut impl Client, server: &ServerProcess, plan: Plan
         server_cores: after.saturating_sub(before).as_secs_f64() / window,
         client_busy: busy.as_secs_f64() / window,
     })
-}
-
-/// One socket for each connection, as separate clients would have, connected to `server`.
-fn sockets(server: SocketAddrV4, count: usize) -> anyhow::Result<Vec<UdpSocket>> {
-    let open = || {
-        let socket = UdpSocket::bind("127.0.0.1:0")?;
-        socket.connect(server)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket)
-    };
-    let sockets: std::io::Result<_> = (0..count).map(|_| open()).collect();
-    sockets
-        .with_context(|| format!("cannot open {count} UDP sockets to {server}; `ulimit -n` may be too low"))
 }

@@ -12,15 +12,19 @@ use quinn_proto::{
 };
 use rustls::client::Resumption;
 
-use super::{Clock, RECEIVE_GROUP, sockets};
+use super::{Clock, Sockets};
 use crate::load::{Generator, Issue, Nanos};
 use crate::rpc::ring::{Received, UdpRing};
 use crate::rpc::transport::{Pin, PinnedServer, SERVER_NAME, crypto_provider, quinn_transport};
+use haca_dataplane::transport::bursts::Place;
 
 /// All connections together may take this long to be ready for requests.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// Most datagrams in one GSO send; a window of messages fills one or two.
-const MAX_DATAGRAMS: usize = 10;
+/// Most datagrams in one send: enough that the call's own cost is small beside theirs, few enough that the server starts
+/// on the first ones while we still work on the others.
+const MAX_DATAGRAMS: usize = 16;
+/// Datagrams after which answers are handed out and new requests sent, for the same reason.
+const RECEIVE_GROUP: usize = 16;
 /// Packets are carved from pieces of this size; it comes free again when all of them have been read.
 const ARENA: usize = 256 * 1024;
 
@@ -48,10 +52,13 @@ pub(crate) struct Client<D> {
     ring: UdpRing,
     endpoint: Endpoint,
     server: SocketAddrV4,
+    sockets: Sockets,
     lanes: Vec<Lane<D>>,
     dirty: Vec<usize>,
     next_timer: Option<Instant>,
     arena: BytesMut,
+    /// For answers of the endpoint itself, which a client has none of.
+    response: Vec<u8>,
 }
 
 struct Lane<D> {
@@ -72,6 +79,7 @@ impl<D: Dialogue> Client<D> {
     pub(crate) fn connect(
         server: SocketAddrV4,
         config: &ClientConfig,
+        sockets: Sockets,
         count: usize,
         mut dialogue: impl FnMut(&mut Connection) -> anyhow::Result<D>,
     ) -> anyhow::Result<Self> {
@@ -85,13 +93,15 @@ impl<D: Dialogue> Client<D> {
             lanes.push(Lane { handle, connection, dialogue: None, timer: None, dirty: true });
         }
         let mut client = Self {
-            ring: UdpRing::new(sockets(server, count)?)?,
+            ring: UdpRing::new(sockets.open(server, count)?, MAX_DATAGRAMS)?,
             endpoint,
             server,
+            sockets,
             dirty: (0..count).collect(),
             lanes,
             next_timer: None,
             arena: BytesMut::with_capacity(ARENA),
+            response: Vec::new(),
         };
         let limit = Instant::now() + CONNECT_LIMIT;
         while !client.lanes.iter().all(|lane| lane.dialogue.as_ref().is_some_and(D::is_ready)) {
@@ -116,22 +126,31 @@ impl<D: Dialogue> Client<D> {
     /// Feeds what has arrived to the connections and marks those that got something.
     fn read_packets(&mut self, now: Instant) -> anyhow::Result<bool> {
         self.ring.poll()?;
-        for group in 0..RECEIVE_GROUP {
-            let Some(received) = self.ring.receive()? else { return Ok(group > 0) };
-            self.decode(now, &received)?;
+        let mut datagrams = 0;
+        while datagrams < RECEIVE_GROUP {
+            let Some(received) = self.ring.receive()? else { break };
+            datagrams += self.decode(now, &received);
             self.ring.recycle(received);
         }
-        Ok(true)
+        Ok(datagrams > 0)
     }
 
-    fn decode(&mut self, now: Instant, received: &Received) -> anyhow::Result<()> {
+    /// Says how many datagrams there were.
+    fn decode(&mut self, now: Instant, received: &Received) -> usize {
+        let mut datagrams = 0;
         for datagram in self.ring.payload(received).chunks(received.stride) {
+            datagrams += 1;
             self.arena.reserve(datagram.len().max(ARENA / 64));
             self.arena.extend_from_slice(datagram);
             let packet = self.arena.split();
-            let mut response = Vec::new();
-            let event =
-                self.endpoint.handle(now, SocketAddr::V4(self.server), None, None, packet, &mut response);
+            let event = self.endpoint.handle(
+                now,
+                SocketAddr::V4(self.server),
+                None,
+                None,
+                packet,
+                &mut self.response,
+            );
             match event {
                 Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                     let lane = &mut self.lanes[handle.0];
@@ -142,7 +161,7 @@ impl<D: Dialogue> Client<D> {
                 Some(DatagramEvent::Response(_) | DatagramEvent::NewConnection(_)) | None => {}
             }
         }
-        Ok(())
+        datagrams
     }
 
     /// Works through the events of marked connections; `answered` gets the lane and when the request was due.
@@ -187,23 +206,19 @@ impl<D: Dialogue> Client<D> {
         if let Some(dialogue) = &mut lane.dialogue {
             dialogue.write(&mut lane.connection)?;
         }
+        let mut after = Place::default();
         loop {
             while let Some(event) = lane.connection.poll_endpoint_events() {
                 if let Some(event) = self.endpoint.handle_event(lane.handle, event) {
                     lane.connection.handle_event(event);
                 }
             }
-            let mut buffer = self.ring.buffer()?;
-            match lane.connection.poll_transmit(now, MAX_DATAGRAMS, &mut buffer) {
-                Some(transmit) => {
-                    let stride = transmit.segment_size.unwrap_or(transmit.size);
-                    self.ring.send(index, None, buffer, stride)?;
-                }
-                None => {
-                    self.ring.keep(buffer);
-                    break;
-                }
-            }
+            let sent = self.ring.send(self.sockets.of(index), None, after, |buffer| {
+                let transmit = lane.connection.poll_transmit(now, MAX_DATAGRAMS, buffer)?;
+                Some(transmit.segment_size.unwrap_or(transmit.size))
+            })?;
+            let Some(place) = sent else { break };
+            after = place;
         }
         lane.timer = lane.connection.poll_timeout();
         self.next_timer = self.next_timer.into_iter().chain(lane.timer).min();

@@ -8,7 +8,7 @@ use quinn_proto::{Connection, Dir, ReadError, StreamEvent, StreamId, WriteError}
 use super::Streams;
 use super::quic::Dialogue;
 use crate::load::Nanos;
-use crate::rpc::message::{InOrder, MESSAGE, message};
+use crate::rpc::message::{InOrder, MESSAGE, is_message, message};
 
 /// The requests of one connection.
 pub(super) enum Requests {
@@ -61,7 +61,7 @@ impl Dialogue for Requests {
     fn start(&mut self, intended: Nanos) {
         match self {
             Self::OneStream { messages, outgoing, .. } => {
-                outgoing.extend_from_slice(&messages.send(intended));
+                messages.send(intended, outgoing);
             }
             Self::StreamEach { waiting, .. } => waiting.push_back(intended),
         }
@@ -161,7 +161,7 @@ impl Exchange {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let whole = self.filled == MESSAGE && self.received == message(self.sequence);
+        let whole = self.filled == MESSAGE && is_message(&self.received, self.sequence);
         anyhow::ensure!(whole, "the echo on {} came back changed or cut short", self.stream);
         Ok(())
     }

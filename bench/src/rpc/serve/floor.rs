@@ -1,20 +1,17 @@
 //! The floor: bare datagrams sent back over a polled io_uring.
 
-use super::{announce_at, bind, v4};
-use crate::rpc::ring::UdpRing;
+use super::{announce_at, bind};
+use crate::rpc::ring::{MOST_SEGMENTS, UdpRing};
 
 pub(super) fn serve() -> anyhow::Result<()> {
     let socket = bind()?;
     let address = socket.local_addr()?;
-    let mut ring = UdpRing::new(vec![socket])?;
+    let mut ring = UdpRing::new(vec![socket], MOST_SEGMENTS)?;
     announce_at(address, None)?;
     loop {
         ring.poll()?;
         while let Some(received) = ring.receive()? {
-            let mut echo = ring.buffer()?;
-            echo.extend_from_slice(ring.payload(&received));
-            ring.send(received.socket, Some(v4(received.from)?), echo, received.stride)?;
-            ring.recycle(received);
+            ring.echo(received)?;
         }
         std::hint::spin_loop();
     }

@@ -9,7 +9,7 @@ mod quinn;
 #[cfg(feature = "peers")]
 mod s2n_quic;
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -17,6 +17,9 @@ use clap::{Args, ValueEnum};
 use super::transport::{Endpoint, Pin};
 use crate::affinity;
 use crate::server_process::announce;
+
+/// Kernel buffer of a server's socket, each way: what our data plane asks for.
+const SOCKET_BUFFER: usize = 4 << 20;
 
 /// A server that can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -72,20 +75,17 @@ pub(crate) fn run(options: Options) -> anyhow::Result<()> {
     .with_context(|| format!("the {} server failed", options.server.name()))
 }
 
-/// A socket on loopback, on a free port.
+/// A socket on loopback, on a free port, with room for a burst of every connection, as ours has.
 fn bind() -> anyhow::Result<UdpSocket> {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot bind a UDP socket on 127.0.0.1")
+    let socket =
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot bind a UDP socket on 127.0.0.1")?;
+    let buffers = socket2::SockRef::from(&socket);
+    buffers.set_recv_buffer_size(SOCKET_BUFFER).context("cannot set SO_RCVBUF")?;
+    buffers.set_send_buffer_size(SOCKET_BUFFER).context("cannot set SO_SNDBUF")?;
+    Ok(socket)
 }
 
 fn announce_at(address: SocketAddr, pin: Option<Pin>) -> anyhow::Result<()> {
     let SocketAddr::V4(address) = address else { bail!("bound to {address} instead of an IPv4 address") };
     announce(&Endpoint { address, pin }.to_string())
-}
-
-/// The IPv4 address of a peer.
-fn v4(address: SocketAddr) -> anyhow::Result<SocketAddrV4> {
-    match address {
-        SocketAddr::V4(address) => Ok(address),
-        SocketAddr::V6(address) => bail!("{address} is not an IPv4 address"),
-    }
 }
