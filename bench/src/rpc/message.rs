@@ -61,7 +61,8 @@ impl InOrder {
     /// Appends the message to send for a request that was due at `intended`.
     pub(crate) fn send(&mut self, intended: Nanos, to: &mut Vec<u8>) {
         self.waiting.push_back(intended);
-        to.extend((0..MESSAGE / 8).flat_map(|index| word_of(self.next_sent, index)));
+        to.reserve(MESSAGE);
+        (0..MESSAGE / 8).for_each(|index| to.extend_from_slice(&word_of(self.next_sent, index)));
         self.next_sent += 1;
     }
 
