@@ -61,8 +61,11 @@ impl InOrder {
     /// Appends the message to send for a request that was due at `intended`.
     pub(crate) fn send(&mut self, intended: Nanos, to: &mut Vec<u8>) {
         self.waiting.push_back(intended);
-        to.reserve(MESSAGE);
-        (0..MESSAGE / 8).for_each(|index| to.extend_from_slice(&word_of(self.next_sent, index)));
+        let start = to.len();
+        to.resize(start + MESSAGE, 0);
+        for (index, word) in to[start..].as_chunks_mut().0.iter_mut().enumerate() {
+            *word = word_of(self.next_sent, index);
+        }
         self.next_sent += 1;
     }
 

@@ -22,9 +22,9 @@ use haca_dataplane::transport::bursts::Place;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Most datagrams in one send: enough that the call's own cost is small beside theirs, few enough that the server starts
 /// on the first ones while we still work on the others.
-const MAX_DATAGRAMS: usize = 16;
+const MAX_DATAGRAMS: usize = 32;
 /// Datagrams after which answers are handed out and new requests sent, for the same reason.
-const RECEIVE_GROUP: usize = 16;
+const RECEIVE_GROUP: usize = 32;
 /// Packets are carved from pieces of this size; it comes free again when all of them have been read.
 const ARENA: usize = 256 * 1024;
 
