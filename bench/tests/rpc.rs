@@ -48,6 +48,16 @@ fn a_stream_for_each_request_works_with_every_server() {
 }
 
 #[test]
+fn a_socket_for_each_connection_works_with_every_server_and_is_said() {
+    let arguments = ["--cases", "3x5", "--socket-per-connection"];
+    assert_eq!(json_lines(&arguments).len(), 4);
+    let said = |arguments: &[&str]| String::from_utf8(rpc(arguments).stdout).unwrap();
+    let one_server = ["--servers", "haca"];
+    assert!(said(&[&arguments[..], &one_server].concat()).contains("a UDP socket of its own"));
+    assert!(said(&[&arguments[..2], &one_server].concat()).contains("share one UDP socket"));
+}
+
+#[test]
 fn a_fixed_rate_works_with_every_server() {
     assert_eq!(json_lines(&["--cases", "2x4", "--rate", "2000"]).len(), 4);
 }

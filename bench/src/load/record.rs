@@ -131,8 +131,8 @@ mod tests {
         for latency in [5, 5, 5, 7, 7, 5] {
             recorder.answered(Nanos(1_500_000), Nanos(1_500_000 + latency));
         }
-        let counted =
-            recorder.finish().latencies.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value()));
+        let latencies = recorder.finish().latencies;
+        let counted = latencies.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value()));
         assert_eq!(counted.collect::<Vec<_>>(), [(5, 4), (7, 2)]);
     }
 
