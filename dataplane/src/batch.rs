@@ -13,7 +13,8 @@ use haca_wire::message::Encoder;
 use haca_wire::message::infer::{Answer, encode_refused};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::tensor::{self, TensorView};
-use haca_wire::{Digest, Dtype, Mode, RequestId, SessionId, Status};
+use haca_wire::{Digest, Dtype, Mode, RequestId, SessionId, Status, sha256};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Weight of the newest run in the running mean of what a run takes: one eighth.
@@ -39,7 +40,54 @@ pub(crate) struct Admission {
 struct Staged {
     admission: Admission,
     dtype: Dtype,
-    input: Digest,
+}
+
+/// The rows of a batch as they travel, one for each slot, to be hashed together.
+struct Rows {
+    /// What is hashed in front of a row, by element type.
+    heads: [tensor::Head; 2],
+    /// Elements of a row.
+    elements: usize,
+    /// Room for a row of the widest type in each slot.
+    bytes: Vec<u8>,
+    hashes: Vec<Digest>,
+}
+
+impl Rows {
+    fn new(dims: &[u32], elements: usize, slots: usize) -> Self {
+        let heads = [Dtype::F32, Dtype::I16].map(|dtype| tensor::Head::new(dtype, dims));
+        let bytes = vec![0; slots * elements * Dtype::F32.size()];
+        Self { heads, elements, bytes, hashes: Vec::with_capacity(slots) }
+    }
+
+    fn place(&self, slot: usize, dtype: Dtype) -> Range<usize> {
+        let start = slot * self.elements * Dtype::F32.size();
+        start..start + self.elements * dtype.size()
+    }
+
+    fn get(&self, slot: usize, dtype: Dtype) -> &[u8] {
+        &self.bytes[self.place(slot, dtype)]
+    }
+
+    fn get_mut(&mut self, slot: usize, dtype: Dtype) -> &mut [u8] {
+        let place = self.place(slot, dtype);
+        &mut self.bytes[place]
+    }
+
+    /// Hashes the rows of the first slots, which have these types.
+    fn hash(&mut self, dtypes: impl Iterator<Item = Dtype>) {
+        self.hashes.clear();
+        let mut hashes = std::mem::take(&mut self.hashes);
+        let row = |(slot, dtype)| {
+            let head = match dtype {
+                Dtype::F32 => &self.heads[0],
+                Dtype::I16 => &self.heads[1],
+            };
+            head.before(self.get(slot, dtype))
+        };
+        sha256::digest_each(dtypes.enumerate().map(row), |hash| hashes.push(hash));
+        self.hashes = hashes;
+    }
 }
 
 /// What a run needs of its shard.
@@ -57,8 +105,9 @@ pub(crate) struct ServedModel {
     pub(crate) entry: ModelEntry,
     executor: Executor,
     staged: Vec<Staged>,
-    /// The outputs of the batch that runs, one after the other: hashed first, sent once the batch is signed.
-    outputs: Vec<u8>,
+    inputs: Rows,
+    /// Hashed first, sent once the batch is signed.
+    outputs: Rows,
     max_delay: Duration,
     /// When the batch must run, if one is staged.
     fire_at: Option<Instant>,
@@ -69,12 +118,15 @@ pub(crate) struct ServedModel {
 impl ServedModel {
     pub(crate) fn new(entry: ModelEntry, executor: Executor, max_delay: Duration) -> Self {
         let max_batch = executor.max_rows();
-        let output_bytes = executor.model().output_len() * Dtype::F32.size();
+        let model = executor.model();
+        let inputs = Rows::new(model.input_shape(), model.input_len(), max_batch);
+        let outputs = Rows::new(model.output_shape(), model.output_len(), max_batch);
         Self {
             entry,
             executor,
             staged: Vec::with_capacity(max_batch),
-            outputs: vec![0; max_batch * output_bytes],
+            inputs,
+            outputs,
             max_delay,
             fire_at: None,
             run_time: Duration::ZERO,
@@ -104,7 +156,9 @@ impl ServedModel {
     /// If a value of the input is refused (NaN).
     pub(crate) fn stage(&mut self, admission: Admission, input: &TensorView<'_>) -> Result<(), InputError> {
         debug_assert!(!self.is_full(), "the caller runs a full batch first");
-        self.executor.stage(self.staged.len(), kernel_dtype(input.dtype), input.data)?;
+        let slot = self.staged.len();
+        self.executor.stage(slot, kernel_dtype(input.dtype), input.data)?;
+        self.inputs.get_mut(slot, input.dtype).copy_from_slice(input.data);
         let latest = admission.received + self.max_delay;
         let fire_at = match admission.deadline {
             Some(deadline) => {
@@ -114,7 +168,7 @@ impl ServedModel {
             None => latest,
         };
         self.fire_at = Some(self.fire_at.map_or(fire_at, |at| at.min(fire_at)));
-        self.staged.push(Staged { admission, dtype: input.dtype, input: input.hash() });
+        self.staged.push(Staged { admission, dtype: input.dtype });
         Ok(())
     }
 
@@ -151,20 +205,20 @@ impl ServedModel {
         self.executor.execute(rows);
         let completed = clock.unix(Instant::now());
 
+        for (slot, Staged { dtype, .. }) in self.staged.iter().enumerate() {
+            self.executor.write_output(slot, kernel_dtype(*dtype), self.outputs.get_mut(slot, *dtype));
+        }
+        self.inputs.hash(self.staged.iter().map(|staged| staged.dtype));
+        self.outputs.hash(self.staged.iter().map(|staged| staged.dtype));
         signer.begin();
-        let output_len = self.executor.model().output_len();
-        let mut rest = &mut self.outputs[..];
-        for (slot, staged) in self.staged.iter().enumerate() {
-            let (output, after) = std::mem::take(&mut rest).split_at_mut(output_len * staged.dtype.size());
-            rest = after;
-            self.executor.write_output(slot, kernel_dtype(staged.dtype), output);
-            let admission = &staged.admission;
+        let hashes = self.inputs.hashes.iter().zip(&self.outputs.hashes);
+        for (Staged { admission, .. }, (input, output)) in self.staged.iter().zip(hashes) {
             let served = Served {
                 request: admission.request,
                 session: admission.session,
                 mode: admission.mode,
-                input: staged.input,
-                output: tensor::hash(staged.dtype, self.entry.output_shape.dims(), output),
+                input: *input,
+                output: *output,
                 received: clock.unix(admission.received),
             };
             signer.add(self.entry.id, &served, completed);
@@ -177,12 +231,10 @@ impl ServedModel {
         }
         let signed = Instant::now();
 
-        let mut rest = &self.outputs[..];
         for (slot, staged) in self.staged.drain(..).enumerate() {
-            let (output, after) = rest.split_at(output_len * staged.dtype.size());
-            rest = after;
             metrics.service_time.record((signed - staged.admission.received).as_nanos() as u64);
-            let output = TensorView { dtype: staged.dtype, shape: self.entry.output_shape, data: output };
+            let data = self.outputs.get(slot, staged.dtype);
+            let output = TensorView { dtype: staged.dtype, shape: self.entry.output_shape, data };
             let answer = Answer { id: staged.admission.request, output, receipt: signer.receipt(slot) };
             outbox.answer(staged.admission.stream, |out| answer.encode(encoder, out));
         }

@@ -99,13 +99,14 @@ impl BatchSigner {
         };
         self.sequence += 1;
         self.must_sign |= served.mode != Mode::Vanilla || self.signing.sign_vanilla;
-        let leaf = leaf.encode();
-        self.hashes.push(merkle::leaf_hash(&leaf));
-        self.leaves.push(leaf);
+        self.leaves.push(leaf.encode());
     }
 
     /// Signs what was added, if any of it is to be signed.
     pub fn finish(&mut self) {
+        merkle::leaf_hash_each(self.leaves.iter().map(<[u8; Leaf::LEN]>::as_slice), |hash| {
+            self.hashes.push(hash)
+        });
         let root = self.tree.build(&self.hashes);
         if self.must_sign {
             self.signature = Some(self.signing.key.sign_batch(self.hashes.len() as u32, &root));

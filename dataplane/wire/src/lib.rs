@@ -18,6 +18,7 @@ pub mod leaf;
 pub mod merkle;
 pub mod message;
 pub mod receipt;
+pub mod sha256;
 pub mod sign;
 pub mod tensor;
 pub mod vocabulary;

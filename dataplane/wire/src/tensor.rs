@@ -4,8 +4,8 @@
 //! model: `SHA-256("haca tensor v1\0\0" ‖ dtype:u8 ‖ rank:u8 ‖ 0:u16 ‖ dims:u32… ‖ data)`.
 
 use crate::ids::Digest;
+use crate::sha256::Message;
 use crate::vocabulary::Dtype;
-use sha2::{Digest as _, Sha256};
 
 const DOMAIN: &[u8; 16] = b"haca tensor v1\0\0";
 
@@ -76,15 +76,37 @@ impl<'a> TensorView<'a> {
 /// # Panics
 /// If there are more than [`MAX_RANK`] dimensions.
 pub fn hash(dtype: Dtype, dims: &[u32], data: &[u8]) -> Digest {
-    assert!(dims.len() <= MAX_RANK, "a tensor on the wire has at most {MAX_RANK} dimensions");
-    let mut head = [0u8; 20 + 4 * MAX_RANK];
-    head[..16].copy_from_slice(DOMAIN);
-    head[16] = dtype as u8;
-    head[17] = dims.len() as u8;
-    for (slot, dim) in head[20..].chunks_exact_mut(4).zip(dims) {
-        slot.copy_from_slice(&dim.to_le_bytes());
+    Head::new(dtype, dims).before(data).digest()
+}
+
+/// What is hashed in front of a tensor's data: the same for every tensor of one type and shape.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    bytes: [u8; 20 + 4 * MAX_RANK],
+    length: usize,
+}
+
+impl Head {
+    /// The head of tensors of this type and shape.
+    ///
+    /// # Panics
+    /// If there are more than [`MAX_RANK`] dimensions.
+    pub fn new(dtype: Dtype, dims: &[u32]) -> Self {
+        assert!(dims.len() <= MAX_RANK, "a tensor on the wire has at most {MAX_RANK} dimensions");
+        let mut bytes = [0u8; 20 + 4 * MAX_RANK];
+        bytes[..16].copy_from_slice(DOMAIN);
+        bytes[16] = dtype as u8;
+        bytes[17] = dims.len() as u8;
+        for (slot, dim) in bytes[20..].chunks_exact_mut(4).zip(dims) {
+            slot.copy_from_slice(&dim.to_le_bytes());
+        }
+        Self { bytes, length: 20 + 4 * dims.len() }
     }
-    Digest(Sha256::new().chain_update(&head[..20 + 4 * dims.len()]).chain_update(data).finalize().into())
+
+    /// What is hashed of the tensor with this data.
+    pub fn before<'a>(&'a self, data: &'a [u8]) -> Message<'a> {
+        Message { head: &self.bytes[..self.length], body: data }
+    }
 }
 
 /// Up to [`MAX_RANK`] dimensions, without an allocation.

@@ -10,6 +10,8 @@ mod agreement;
 mod avx2;
 mod dense;
 mod forest;
+#[cfg(target_arch = "x86_64")]
+mod quantize;
 mod scalar;
 mod scratch;
 
@@ -127,6 +129,8 @@ pub struct Executor {
     backend: Backend,
     max_rows: usize,
     scratch: Scratch,
+    /// What each float of an `i16` input is multiplied by.
+    input_scales: Vec<f64>,
     /// Exact outputs of all slots, row-major.
     outputs: Vec<i64>,
 }
@@ -146,7 +150,10 @@ impl Executor {
         assert!(backend.is_available(), "this processor has no {}", backend.name());
         let scratch = Scratch::new(&model.plan, max_rows);
         let outputs = vec![0; max_rows * model.output_len()];
-        Executor { model, backend, max_rows, scratch, outputs }
+        let input = model.input();
+        let input_scales =
+            (0..input.len()).map(|element| rounding::power_of_two(input.exponent_of(element))).collect();
+        Executor { model, backend, max_rows, scratch, input_scales, outputs }
     }
 
     /// The model it runs.
@@ -166,7 +173,7 @@ impl Executor {
 
     /// Bytes of its own memory; the model's are shared.
     pub fn memory_bytes(&self) -> usize {
-        self.scratch.memory_bytes() + self.outputs.len() * 8
+        self.scratch.memory_bytes() + self.input_scales.len() * 8 + self.outputs.len() * 8
     }
 
     /// Converts one row to fixed point into batch slot `slot`. `row` holds exactly [`Model::input_len`] elements of
@@ -200,24 +207,36 @@ impl Executor {
             }
             (Dtype::F32, Element::I16) => {
                 let slots = self.scratch.i16_row_mut(region, slot);
-                convert(row, slots, |index, value| {
+                let row = row.as_chunks::<4>().0;
+                let (slots, scales) = (&mut slots[..row.len()], &self.input_scales[..]);
+                let converted = match self.backend {
+                    #[cfg(target_arch = "x86_64")]
+                    Backend::Avx2 => {
+                        let bounds = (tensor.minimum as i16, tensor.maximum as i16);
+                        // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+                        unsafe { quantize::quantize_groups(row, scales, bounds, slots) }
+                    }
+                    _ => 0,
+                };
+                convert(converted, row, slots, |index, value| {
                     rounding::quantize(value, tensor.exponent_of(index), tensor.minimum, tensor.maximum)
                         as i16
                 })
             }
             (Dtype::F32, Element::Key) => {
-                convert(row, self.scratch.i32_row_mut(region, slot), |_, value| rounding::key(value))
+                let slots = self.scratch.i32_row_mut(region, slot);
+                convert(0, row.as_chunks().0, slots, |_, value| rounding::key(value))
             }
             (Dtype::F32, Element::I32) => {
                 let slots = self.scratch.i32_row_mut(region, slot);
-                convert(row, slots, |index, value| {
+                convert(0, row.as_chunks().0, slots, |index, value| {
                     rounding::quantize(value, tensor.exponent_of(index), tensor.minimum, tensor.maximum)
                         as i32
                 })
             }
             (Dtype::F32, Element::I64) => {
                 let slots = self.scratch.i64_row_mut(region, slot);
-                convert(row, slots, |index, value| {
+                convert(0, row.as_chunks().0, slots, |index, value| {
                     rounding::quantize(value, tensor.exponent_of(index), tensor.minimum, tensor.maximum)
                 })
             }
@@ -316,9 +335,14 @@ fn execute_node(
     }
 }
 
-/// Converts the little-endian floats of `row`; the lengths are equal. NaN stops it.
-fn convert<T>(row: &[u8], slots: &mut [T], into: impl Fn(usize, f32) -> T) -> Result<(), InputError> {
-    for (element, (slot, &bytes)) in slots.iter_mut().zip(row.as_chunks::<4>().0).enumerate() {
+/// Converts the little-endian floats of `row` from element `first` on. NaN stops it.
+fn convert<T>(
+    first: usize,
+    row: &[[u8; 4]],
+    slots: &mut [T],
+    into: impl Fn(usize, f32) -> T,
+) -> Result<(), InputError> {
+    for (element, (slot, &bytes)) in slots.iter_mut().zip(row).enumerate().skip(first) {
         let value = f32::from_le_bytes(bytes);
         if value.is_nan() {
             return Err(InputError::Nan { element });
