@@ -255,3 +255,117 @@ fn kernel_dtype(dtype: Dtype) -> haca_kernels::Dtype {
         Dtype::I16 => haca_kernels::Dtype::I16,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sign::Signing;
+    use haca_kernels::import::{CompileOptions, compile};
+    use haca_kernels::{Model, npy};
+    use haca_wire::frame::{FrameKind, FrameReader};
+    use haca_wire::message::infer::Response;
+    use haca_wire::sign::NodeKey;
+    use haca_wire::tensor::Shape;
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    /// Counts what the current thread allocates.
+    struct Counting;
+
+    thread_local! {
+        static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    // SAFETY: hands every call to the system's allocator as it came.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+            // SAFETY: the caller keeps `alloc`'s contract.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            // SAFETY: the caller keeps `dealloc`'s contract.
+            unsafe { System.dealloc(pointer, layout) }
+        }
+    }
+
+    #[global_allocator]
+    static COUNTING: Counting = Counting;
+
+    const BATCH: usize = 32;
+
+    #[test]
+    fn a_batch_allocates_nothing_once_it_is_warm() {
+        let (onnx, rows) = (
+            include_bytes!("../../bench/models/mlp.onnx"),
+            include_bytes!("../../bench/models/mlp_calibration.npy"),
+        );
+        let compiled =
+            compile(onnx, &npy::parse(rows).unwrap(), &CompileOptions::default(), &mut |_| ()).unwrap();
+        let model = Arc::new(Model::load(&compiled.file).unwrap());
+        let shape = |dims: &[u32]| Shape::new(dims.iter().copied()).unwrap();
+        let entry = ModelEntry {
+            handle: 1,
+            name: "mlp".into(),
+            id: haca_wire::ModelId(model.id()),
+            input_shape: shape(model.input_shape()),
+            output_shape: shape(model.output_shape()),
+            accepts_i16: false,
+            max_batch: BATCH as u32,
+        };
+        let row = vec![0; model.input_len() * 4];
+        let mut served = ServedModel::new(entry, Executor::new(model, BATCH), Duration::ZERO);
+        let signing = Signing {
+            key: Arc::new(NodeKey::from_seed(&[1; 32])),
+            sign_vanilla: true,
+            policy_epoch: 0,
+            evidence: Digest::default(),
+        };
+        let (clock, metrics) = (Clock::new(), ShardMetrics::default());
+        let mut signer = BatchSigner::new(signing, 0, &clock, BATCH);
+        let (mut encoder, mut outbox) = (Encoder::new(), Outbox::default());
+        let mut run = |outbox: &mut Outbox| {
+            for request in 0..BATCH {
+                let admission = Admission {
+                    stream: StreamKey::of_nobody(0),
+                    session: SessionId::default(),
+                    request: RequestId([request as u8; 16]),
+                    mode: Mode::Tee,
+                    received: Instant::now(),
+                    deadline: None,
+                };
+                let input = TensorView { dtype: Dtype::F32, shape: served.entry.input_shape, data: &row };
+                served.stage(admission, &input).unwrap();
+            }
+            let mut surroundings = Surroundings {
+                signer: &mut signer,
+                log: &mut None,
+                encoder: &mut encoder,
+                clock: &clock,
+                metrics: &metrics,
+            };
+            served.run(&mut surroundings, outbox).unwrap();
+        };
+        for _ in 0..3 {
+            run(&mut outbox);
+            outbox.flush(|_| {});
+        }
+        let before = ALLOCATIONS.get();
+        run(&mut outbox);
+        assert_eq!(ALLOCATIONS.get() - before, 0);
+
+        let mut answers = 0;
+        outbox.flush(|mut rest| {
+            let mut reader = FrameReader::new(1 << 16);
+            while let Some(frame) = reader.next(&mut rest).unwrap() {
+                assert_eq!(frame.kind, FrameKind::Response);
+                let (_, receipt) = Response::decode(frame.payload).unwrap().result.unwrap();
+                receipt.verify().unwrap();
+                answers += 1;
+            }
+        });
+        assert_eq!(answers, BATCH);
+    }
+}

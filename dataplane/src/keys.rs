@@ -41,25 +41,41 @@ pub enum KeyError {
     },
 }
 
-/// The secret in `file`, made if it is not there.
+/// The secret in `file`, made if it is not there. Of several who make it at once, all get the same one.
 ///
 /// # Errors
 /// If the file cannot be read or made, others can read it, or it is not 64 hexadecimal digits.
 pub fn seed(file: &Path) -> Result<Seed, KeyError> {
-    if let Some(text) = read_private(file)? {
-        let digest: haca_wire::Digest = (std::str::from_utf8(&text).unwrap_or_default().trim())
-            .parse()
-            .map_err(|error| KeyError::Malformed { path: file.to_owned(), what: format!("{error}") })?;
-        return Ok(Zeroizing::new(digest.0));
+    if let Some(kept) = kept_seed(file)? {
+        return Ok(kept);
     }
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).expect("the kernel's random source does not fail once it is seeded");
     let text = Zeroizing::new(format!("{}\n", haca_wire::Digest(*seed)));
-    write_private(file, text.as_bytes())?;
-    Ok(seed)
+    let fail = |source| KeyError::Io { path: file.to_owned(), source };
+    let draft = write_draft(file, text.as_bytes())?;
+    // Unlike a rename, a link does not replace what another process has made meanwhile.
+    let linked = fs::hard_link(&draft, file);
+    fs::remove_file(&draft).map_err(fail)?;
+    match linked {
+        Ok(()) => Ok(seed),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            kept_seed(file)?.ok_or_else(|| fail(io::ErrorKind::NotFound.into()))
+        }
+        Err(error) => Err(fail(error)),
+    }
 }
 
-/// The TLS key and certificate in `data`, made if the key is not there.
+fn kept_seed(file: &Path) -> Result<Option<Seed>, KeyError> {
+    let Some(text) = read_private(file)? else { return Ok(None) };
+    let digest: haca_wire::Digest = (std::str::from_utf8(&text).unwrap_or_default().trim())
+        .parse()
+        .map_err(|error| KeyError::Malformed { path: file.to_owned(), what: format!("{error}") })?;
+    Ok(Some(Zeroizing::new(digest.0)))
+}
+
+/// The TLS key and certificate in `data`, made if the key is not there. Only for the process that has the directory to
+/// itself.
 ///
 /// # Errors
 /// As for [`seed`].
@@ -113,15 +129,21 @@ fn read_private(file: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
     fs::read(file).map(|bytes| Some(Zeroizing::new(bytes))).map_err(fail)
 }
 
-/// Writes a new file whole or not at all, on disk before it has its name.
+/// Writes a file whole or not at all.
 fn write_private(file: &Path, bytes: &[u8]) -> Result<(), KeyError> {
-    let fail = |source| KeyError::Io { path: file.to_owned(), source };
-    let draft = file.with_extension("new");
+    let draft = write_draft(file, bytes)?;
+    fs::rename(&draft, file).map_err(|source| KeyError::Io { path: file.to_owned(), source })
+}
+
+/// Writes what is to become `file` under a name of this process's own, and returns that once it is on disk.
+fn write_draft(file: &Path, bytes: &[u8]) -> Result<PathBuf, KeyError> {
+    let draft = file.with_added_extension(format!("{}.new", std::process::id()));
+    let fail = |source| KeyError::Io { path: draft.clone(), source };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut writer = options.open(&draft).map_err(fail)?;
     writer.write_all(bytes).and_then(|()| writer.sync_all()).map_err(fail)?;
-    fs::rename(&draft, file).map_err(fail)
+    Ok(draft)
 }
 
 #[cfg(test)]
@@ -135,6 +157,7 @@ mod tests {
         let made = seed(&file).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(*seed(&file).unwrap(), *made);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft stays");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(seed(&file).unwrap_err().to_string().contains("chmod 600"));
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();

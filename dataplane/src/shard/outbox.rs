@@ -18,6 +18,15 @@ pub struct StreamKey {
     pub(super) id: StreamId,
 }
 
+#[cfg(test)]
+impl StreamKey {
+    /// A stream of a connection that nobody has opened.
+    pub(crate) fn of_nobody(index: u64) -> Self {
+        let connection = ConnectionKey { index: 0, generation: 0 };
+        Self { connection, id: StreamId::new(quinn_proto::Side::Client, quinn_proto::Dir::Bi, index) }
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Command {
     /// Write the bytes up to `end`; they begin where the command before ended.
@@ -74,6 +83,14 @@ impl Outbox {
         self.bytes.is_empty()
     }
 
+    /// What a turn does at its end, with the bytes shown to `look` in place of a connection.
+    #[cfg(test)]
+    pub(crate) fn flush(&mut self, look: impl FnOnce(&[u8])) {
+        look(&self.bytes);
+        self.commands.clear();
+        self.bytes.clear();
+    }
+
     fn append(&mut self, to: StreamKey, answered: u32, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
         let written = self.bytes.len();
@@ -90,14 +107,10 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quinn_proto::{Dir, Side};
 
     #[test]
     fn neighbouring_answers_to_one_stream_are_one_write() {
-        let stream = |index| StreamKey {
-            connection: ConnectionKey { index: 0, generation: 0 },
-            id: StreamId::new(Side::Client, Dir::Bi, index),
-        };
+        let stream = StreamKey::of_nobody;
         let mut outbox = Outbox::default();
         outbox.answer(stream(0), |bytes| bytes.extend(b"ab"));
         outbox.answer(stream(0), |bytes| bytes.extend(b"c"));
