@@ -12,7 +12,7 @@ pub(crate) struct Case {
     pub(crate) depth: usize,
 }
 
-/// Most connections a case may ask for: each has a socket, and 1,024 files may be open by default.
+/// Most connections a case may ask for: each may have a socket, and 1,024 files may be open by default.
 const MOST_CONNECTIONS: usize = 512;
 /// Most requests in flight on a connection: the streams the servers allow it.
 const MOST_DEPTH: usize = 1024;

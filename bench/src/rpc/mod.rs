@@ -46,6 +46,12 @@ pub(crate) struct Options {
     common: comparison::Options,
 }
 
+impl Options {
+    fn sockets(&self) -> Sockets {
+        if self.socket_per_connection { Sockets::OnePerConnection } else { Sockets::Shared }
+    }
+}
+
 /// Runs the comparison and prints it.
 ///
 /// # Errors
@@ -55,13 +61,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         [] => Server::value_variants(),
         chosen => chosen,
     };
-    let footnote = format!(
-        "{FOOTNOTE}\n{}",
-        match options.sockets() {
-            Sockets::Shared => SHARED_SOCKET,
-            Sockets::OnePerConnection => SOCKET_PER_CONNECTION,
-        }
-    );
+    let sockets = match options.sockets() {
+        Sockets::Shared => SHARED_SOCKET,
+        Sockets::OnePerConnection => SOCKET_PER_CONNECTION,
+    };
+    let footnote = format!("{FOOTNOTE}\n{sockets}");
     let comparison = Comparison {
         bench: "rpc",
         subject: "",
@@ -72,22 +76,17 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     comparison.run(servers, Server::name, |server, case| measure(options, server, case))
 }
 
-impl Options {
-    fn sockets(&self) -> Sockets {
-        if self.socket_per_connection { Sockets::OnePerConnection } else { Sockets::Shared }
-    }
-}
-
-const SHARED_SOCKET: &str = "\
-All connections of the client share one UDP socket, as those of one QUIC endpoint do.";
-const SOCKET_PER_CONNECTION: &str = "\
-Each connection of the client has a UDP socket of its own.";
-
 const FOOTNOTE: &str = "\
 Latency is from when a request was due to its echo, as the one client of all servers sees it: a spinning \
 quinn-proto client (for the floor, bare datagrams in the same loop) on a core of its own. Medians over rounds.
 rps_per_core is requests/s divided by the cores the server used: CPU seconds of its process (all threads, user \
 and kernel) per second. A server that spins uses its whole core by that measure.";
+
+const SHARED_SOCKET: &str = "\
+All connections of the client share one UDP socket, as those of one QUIC endpoint do: a send or a read can carry \
+packets of several.";
+const SOCKET_PER_CONNECTION: &str = "\
+Each connection of the client has a UDP socket of its own.";
 
 fn measure(options: &Options, server: Server, case: Case) -> anyhow::Result<Run> {
     let cpu = options.common.server_cpu.to_string();

@@ -240,8 +240,7 @@ impl Ring {
 
     /// Queues what `write` puts into the buffer, to where it says, or nothing if it says `None`. It leaves together with
     /// what goes the same way, but not before what was put at `after`. The kernel gets it on the next
-    /// [`turn`](Self::turn) or [`submit`](Self::submit), or as soon as a send is full. Returns where it was put: valid
-    /// as `after` until then.
+    /// [`turn`](Self::turn) or [`submit`](Self::submit). Returns where it was put: valid as `after` until then.
     ///
     /// # Panics
     /// If [`can_send`](Self::can_send) is false.

@@ -4,12 +4,12 @@ use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use haca_dataplane::transport::bursts::Place;
 
 use super::{Clock, Sockets};
 use crate::load::{Generator, Issue, Nanos, Plan};
 use crate::rpc::message::{MESSAGE, is_message, message};
 use crate::rpc::ring::{MOST_SEGMENTS, UdpRing};
-use haca_dataplane::transport::bursts::Place;
 
 /// A datagram without an echo for so long is lost: loopback only drops when a socket's buffer is full.
 const LOST_AFTER: Duration = Duration::from_millis(200);
