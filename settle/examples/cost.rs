@@ -4,6 +4,7 @@
 
 use haca_settle::{Log, LogConfig, LogKey};
 use haca_wire::Leaf;
+use haca_wire::merkle::leaf_hash;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => std::env::temp_dir().join(format!("haca-settle-cost-{}", std::process::id())),
     };
     let began = Instant::now();
-    let (log, mut appenders) =
-        Log::open(LogConfig::new(&dir, ORIGIN), LogKey::from_seed(ORIGIN, &[1; 32])?, 1)?;
+    let config = LogConfig::new(&dir, ORIGIN);
+    let (capacity, memory) = (config.queue_capacity, config.memory_bytes(1));
+    let (log, mut appenders) = Log::open(config, LogKey::from_seed(ORIGIN, &[1; 32])?, 1)?;
     println!("opened in {:.0?} with {} leaves", began.elapsed(), log.handle().status().tree_size);
     let (appender, handle) = (&mut appenders[0], log.handle());
     let before = cpu_by_thread()?;
@@ -27,19 +29,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Other ids in each run over the same folder.
     let mut random = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos() as u64;
     let mut leaf = [0x5a; Leaf::LEN];
-    let mut sent = 0;
+    let (mut sent, mut least_free) = (0, usize::MAX);
     while sent < leaves {
         let due = match offered {
             0 => leaves,
             rate => (began.elapsed().as_nanos() as u64 * rate / 1_000_000_000).min(leaves),
         };
-        let batch = (due - sent).min(BATCH).min(appender.free() as u64);
+        let free = appender.free();
+        least_free = least_free.min(free);
+        let batch = (due - sent).min(BATCH).min(free as u64);
         for _ in 0..batch {
             for half in leaf[8..24].chunks_exact_mut(8) {
                 half.copy_from_slice(&next(&mut random).to_le_bytes());
             }
             leaf[24..32].copy_from_slice(&sent.to_le_bytes());
-            appender.append(&leaf)?;
+            // What a shard hands over was hashed for its signature.
+            appender.append_hashed(&leaf, &leaf_hash(&leaf))?;
             sent += 1;
         }
         if batch > 0 {
@@ -55,10 +60,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let after = cpu_by_thread()?;
     let status = handle.status();
     println!(
-        "{leaves} leaves in {took:.2?}: {:.0}/s, {} commits of {:.0}",
+        "{leaves} leaves in {took:.2?}: {:.0}/s, {} commits of {:.0}, at most {} in the ring",
         leaves as f64 / took.as_secs_f64(),
         status.commits,
-        leaves as f64 / status.commits as f64
+        leaves as f64 / status.commits as f64,
+        capacity - least_free
     );
     let own = std::process::id().to_string();
     let mut total = 0.0;
@@ -70,7 +76,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     println!("{:>16} {total:6.3} us/leaf without the thread that appends", "all");
-    println!("{:>16} {:6.1} MiB on disk", "store", status.disk_bytes as f64 / (1 << 20) as f64);
+    println!(
+        "{:>16} {:6.1} MiB on disk, {:.1} bytes for each leaf",
+        "store",
+        status.disk_bytes as f64 / MIB,
+        status.disk_bytes as f64 / status.tree_size as f64
+    );
+    println!(
+        "{:>16} {:6.1} MiB, at most {:.1} MiB of it the log's",
+        "resident",
+        resident()? / MIB,
+        memory as f64 / MIB
+    );
     log.close()?;
     Ok(())
 }
@@ -89,6 +106,14 @@ fn cpu_by_thread() -> std::io::Result<BTreeMap<String, (String, u64)>> {
     Ok(threads)
 }
 
+/// The process's resident memory, bytes.
+fn resident() -> std::io::Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let field = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = field.and_then(|text| text.trim().split(' ').next()?.parse::<f64>().ok());
+    Ok(kib.unwrap_or(0.0) * 1024.0)
+}
+
 /// splitmix64.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -100,4 +125,5 @@ fn next(state: &mut u64) -> u64 {
 
 /// Leaves between two wake-ups: a shard's batch.
 const BATCH: u64 = 64;
+const MIB: f64 = (1 << 20) as f64;
 const PAUSE: Duration = Duration::from_micros(200);

@@ -1,20 +1,19 @@
 //! The one thread that writes: drains the rings, drops what the log already holds, commits the rest as a group.
 //!
-//! While one fsync runs, the next group gathers in the rings; if that one is small when the fsync returns, it is
-//! given [`GATHER`] more, since a commit costs the processor as much as many leaves. When the store fails (a full
-//! disk, say) the group stays in memory and is tried again, on a store that is opened afresh, until it is durable.
-//! Meanwhile the rings fill and the shards refuse requests; nothing that was taken is lost.
+//! While one fsync runs, the next group gathers in the rings; commits begin at least [`PACE`] apart unless a group is
+//! full, since a commit costs the processor as much as many leaves. When the disk fails (it is full, say) the group
+//! stays in memory and is written again until it is durable. Meanwhile the rings fill and the shards refuse requests;
+//! nothing that was taken is lost.
 
-use crate::LeafBytes;
 use crate::error::ReadError;
+use crate::group::Group;
+use crate::ids::Screened;
 use crate::log::LogConfig;
 use crate::queue::Waker;
-use crate::recovery::open_store;
 use crate::shared::Shared;
-use crate::store::{Group, Store, StoreLimits, request_id};
-use crate::tree::Edge;
+use crate::slot::{self, Slot};
+use crate::tree::{CompleteTile, Edge};
 use crossbeam_channel::Sender;
-use haca_wire::merkle::leaf_hash;
 use rtrb::Consumer;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,9 +27,8 @@ pub(crate) struct Unsettled {
     pub(crate) cause: String,
 }
 
-/// Memory for each leaf of a group: as it came, in the group, in the store's batch, in the journal's buffer, with
-/// its keys and list nodes. Rounded up.
-pub(crate) const BYTES_PER_LEAF: usize = 2048;
+/// Memory for each leaf of a group: itself and its hash, what the filter said, its nodes in tiles.
+pub(crate) const BYTES_PER_LEAF: usize = 512;
 
 pub(crate) struct Committer {
     shared: Arc<Shared>,
@@ -38,32 +36,29 @@ pub(crate) struct Committer {
     grown: Sender<()>,
     progress: Sender<()>,
     dir: PathBuf,
-    limits: StoreLimits,
     max_group: usize,
     close_patience: Duration,
 
-    rings: Vec<Consumer<LeafBytes>>,
+    rings: Vec<Consumer<Slot>>,
     /// Leaves taken from each ring since the log opened.
     taken: Vec<u64>,
     /// The ring to begin with, so that none is always last.
     first_ring: usize,
 
-    /// Leaves taken from the rings and not settled.
-    incoming: Vec<LeafBytes>,
-    /// Of each, whether the store must be asked for its request.
-    may_be_on_disk: Vec<bool>,
-    /// How many of them have been looked up.
-    sorted: usize,
     group: Group,
-    /// The tree with the group, once that is hashed.
+    /// Of each leaf of the group that is to be looked at, what the filter says.
+    screened: Vec<Screened>,
+    /// The tree with the group, once that is hashed, and the tiles that it completes.
     edge: Edge,
+    tiles: Vec<CompleteTile>,
 }
 
 impl Committer {
     pub(crate) fn new(
         config: &LogConfig,
         shared: Arc<Shared>,
-        rings: Vec<Consumer<LeafBytes>>,
+        rings: Vec<Consumer<Slot>>,
+        group: Group,
         edge: Edge,
         waker: Arc<Waker>,
         grown: Sender<()>,
@@ -75,17 +70,15 @@ impl Committer {
             grown,
             progress,
             dir: config.dir.clone(),
-            limits: config.store_limits(),
             max_group: config.max_group,
             close_patience: config.close_patience,
             taken: vec![0; rings.len()],
             rings,
             first_ring: 0,
-            incoming: Vec::with_capacity(config.max_group),
-            may_be_on_disk: Vec::with_capacity(config.max_group),
-            sorted: 0,
-            group: Group { first: edge.size(), ..Group::default() },
+            group,
+            screened: Vec::with_capacity(config.max_group),
             edge,
+            tiles: Vec::new(),
         }
     }
 
@@ -93,10 +86,11 @@ impl Committer {
     pub(crate) fn run(mut self) -> Result<(), Unsettled> {
         self.waker.attach();
         loop {
+            let begun = Instant::now();
             self.take();
-            if !self.incoming.is_empty() {
+            if self.group.taken() > 0 {
                 self.settle()?;
-                self.gather();
+                self.gather(begun);
             } else if self.shared.is_closing() {
                 return Ok(());
             } else {
@@ -106,11 +100,11 @@ impl Committer {
         }
     }
 
-    /// Lets a small group grow before it is committed. No shard needs to wake the committer meanwhile.
-    fn gather(&self) {
+    /// Lets the next group grow before it is committed. No shard needs to wake the committer meanwhile.
+    fn gather(&self, begun: Instant) {
         let waiting: usize = self.rings.iter().map(Consumer::slots).sum();
-        if waiting < self.max_group.min(WORTH_A_COMMIT) && !self.shared.is_closing() {
-            std::thread::sleep(GATHER);
+        if waiting < self.max_group && !self.shared.is_closing() {
+            std::thread::sleep(PACE.saturating_sub(begun.elapsed()));
         }
     }
 
@@ -119,12 +113,11 @@ impl Committer {
         let rings = self.rings.len();
         for offset in 0..rings {
             let at = (self.first_ring + offset) % rings;
-            let room = self.max_group - self.incoming.len();
-            let count = self.rings[at].slots().min(room);
+            let count = self.rings[at].slots().min(self.group.room());
             let chunk = self.rings[at].read_chunk(count).expect("no more is asked for than the ring holds");
             let (front, back) = chunk.as_slices();
-            self.incoming.extend_from_slice(front);
-            self.incoming.extend_from_slice(back);
+            self.group.take(front);
+            self.group.take(back);
             chunk.commit_all();
             self.taken[at] += count as u64;
         }
@@ -139,7 +132,7 @@ impl Committer {
         let mut give_up = None;
         while let Err(error) = self.try_settle() {
             let text: Arc<str> = format!("{}: {error}", self.dir.display()).into();
-            tracing::error!(leaves = self.incoming.len(), error = %text, "the log takes no commits; trying again");
+            tracing::error!(leaves = self.group.taken(), error = %text, "the log takes no commits; trying again");
             self.shared.set_stall(Some(Arc::clone(&text)));
             if self.shared.is_closing() {
                 let give_up = *give_up.get_or_insert_with(|| Instant::now() + self.close_patience);
@@ -149,7 +142,6 @@ impl Committer {
             }
             std::thread::sleep(backoff);
             backoff = (backoff * 2).min(LAST_RETRY);
-            self.reopen();
         }
         if backoff > FIRST_RETRY {
             tracing::warn!(dir = %self.dir.display(), "the log takes commits again");
@@ -161,63 +153,69 @@ impl Committer {
 
     /// One attempt. Each step picks up where the last attempt left off.
     fn try_settle(&mut self) -> Result<(), ReadError> {
-        let shared = Arc::clone(&self.shared);
-        shared.with_store(|store| {
-            store.write_due_ids(shared.durable().size())?;
-            self.sort_out(store)?;
-            if self.group.leaves.is_empty() {
-                return Ok(());
-            }
-            self.hash();
-            store.commit(&self.group)?;
-            self.shared.counters.commits.fetch_add(1, Relaxed);
-            Ok(())
-        })
+        self.make_room()?;
+        self.sort_out()?;
+        if self.group.kept().is_empty() {
+            return Ok(());
+        }
+        self.grow_tree();
+        self.shared.store.commit(&mut self.group)?;
+        self.shared.counters.commits.fetch_add(1, Relaxed);
+        Ok(())
     }
 
-    /// Puts the leaves that the log does not hold into the group.
-    fn sort_out(&mut self, store: &Store) -> Result<(), ReadError> {
-        let first = self.group.first;
-        let mut claims = store.ids().claims();
-        claims.screen(&self.incoming, &mut self.may_be_on_disk);
-        while let Some(leaf) = self.incoming.get(self.sorted) {
-            let index = first + self.group.leaves.len() as u64;
-            let may_be_on_disk = self.may_be_on_disk[self.sorted];
-            let held = match claims.find_or_add(request_id(leaf), may_be_on_disk, index)? {
-                None => None,
-                Some(index) if index < first => {
-                    Some(store.leaf(index)?.ok_or(ReadError::MissingLeaf { index })?)
+    /// Hands what has gathered in memory to the filer before it leaves no room for the ids of a group.
+    fn make_room(&mut self) -> Result<(), ReadError> {
+        // With leaves of a group among them, the ids are not all of durable leaves.
+        if self.group.kept().is_empty() && self.shared.store.is_run_due() {
+            self.shared.filing.wait().map_err(ReadError::Unfiled)?;
+            self.shared.store.seal();
+            self.shared.filing.submit();
+        }
+        Ok(())
+    }
+
+    /// Keeps the leaves that the log does not hold in the group.
+    fn sort_out(&mut self) -> Result<(), ReadError> {
+        let store = &self.shared.store;
+        let counters = &self.shared.counters;
+        let first = self.group.first();
+        let mut claims = store.claims();
+        claims.screen(self.group.unseen(), &mut self.screened);
+        for screened in &self.screened {
+            let leaf = &self.group.unseen()[0];
+            let held = match claims.find_or_add(slot::request_id(leaf), screened)? {
+                None => {
+                    self.group.keep();
+                    continue;
                 }
-                Some(index) => Some(self.group.leaves[(index - first) as usize]),
+                Some(index) if index < first => store.leaf(index)?.ok_or(ReadError::MissingLeaf { index })?,
+                Some(index) => *slot::leaf(&self.group.kept()[(index - first) as usize]),
             };
-            match held {
-                None => self.group.leaves.push(*leaf),
-                Some(held) if held == *leaf => {
-                    self.shared.counters.duplicates.fetch_add(1, Relaxed);
-                }
-                Some(_) => {
-                    self.shared.counters.conflicts.fetch_add(1, Relaxed);
-                }
-            }
-            self.sorted += 1;
+            match held == *slot::leaf(leaf) {
+                true => counters.duplicates.fetch_add(1, Relaxed),
+                false => counters.conflicts.fetch_add(1, Relaxed),
+            };
+            self.group.pass();
         }
         Ok(())
     }
 
     /// Gives the group its place in the tree, once.
-    fn hash(&mut self) {
-        if self.edge.size() > self.shared.durable().size() {
+    fn grow_tree(&mut self) {
+        if self.edge.size() > self.group.first() {
             return;
         }
-        for leaf in &self.group.leaves {
-            self.edge.append(leaf_hash(leaf), &mut self.group.tiles);
+        for leaf in self.group.kept() {
+            self.edge.append(slot::hash(leaf), &mut self.tiles);
         }
     }
 
     /// Shows the others what has become durable, and makes ready for the next group.
     fn publish(&mut self) {
         // The tree before the positions: who finds his leaf settled finds it in the tree.
-        if !self.group.leaves.is_empty() {
+        if !self.group.kept().is_empty() {
+            self.shared.store.add_tiles(self.tiles.drain(..));
             self.shared.publish_durable(self.edge.clone());
             // A full channel already says so.
             let _ = self.grown.try_send(());
@@ -226,38 +224,7 @@ impl Committer {
             ring.settled.store(*taken, Release);
         }
         let _ = self.progress.try_send(());
-        self.incoming.clear();
-        self.sorted = 0;
-        self.group.leaves.clear();
-        self.group.tiles.clear();
-        self.group.first = self.edge.size();
-    }
-
-    /// Opens the store afresh: after an error in its journal it takes no more writes.
-    ///
-    /// The group that failed may be in the reopened store, out of pages that never reached the disk. It is written
-    /// again under the same keys in any case, so what is then called durable was fsynced after the error.
-    fn reopen(&mut self) {
-        // Its files are closed before they are opened again.
-        drop(self.shared.take_store());
-        let promised = self.shared.durable().size();
-        let opened = open_store(&self.dir, &self.limits, promised)
-            .map_err(|error| error.to_string())
-            .and_then(|store| {
-                let found = store.len().map_err(|error| error.to_string())?;
-                match found >= promised {
-                    true => Ok(store),
-                    false => Err(format!("the store came back with {found} of {promised} durable entries")),
-                }
-            });
-        match opened {
-            Ok(store) => {
-                // The group is sorted out already, and whether it is in the store is not known.
-                store.ids().add(self.group.first, &self.group.leaves);
-                self.shared.put_store(store);
-            }
-            Err(error) => tracing::error!(dir = %self.dir.display(), error, "the log's store does not open"),
-        }
+        self.group.advance();
     }
 }
 
@@ -269,10 +236,9 @@ impl Drop for Committer {
     }
 }
 
-/// How long a small group gathers after the one before it: two hundred leaves at 50,000 a second.
-const GATHER: Duration = Duration::from_millis(4);
-/// Leaves that are committed at once: from here on the cost of the commit itself is small against theirs.
-const WORTH_A_COMMIT: usize = 1024;
+/// Time from the begin of one commit to that of the next: a commit costs the processor as much as five hundred leaves,
+/// and who waits for durability waits at most this much longer.
+const PACE: Duration = Duration::from_millis(10);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
-/// A store that is opened again replays its journal, so this is not done all the time.
+/// A disk that is full stays so for a while.
 const LAST_RETRY: Duration = Duration::from_secs(1);

@@ -157,6 +157,30 @@ pub enum ReadError {
         /// The leaf's index.
         index: u64,
     },
+    /// A leaf that was stored, with more leaves behind it than one commit writes, is not what was stored.
+    #[error(
+        "leaf {index} is not what was written, and room for {behind} more follows, so this is no torn end; the log must be \
+         restored from a backup"
+    )]
+    DamagedLeaf {
+        /// The leaf's index.
+        index: u64,
+        /// Leaves for which the file is long enough from there on.
+        behind: u64,
+    },
+    /// There are fewer leaves than the index of them says.
+    #[error(
+        "the store holds {leaves} leaves but its index covers {covered}; the log must be restored from a backup"
+    )]
+    LostLeaves {
+        /// Leaves that the file has room for.
+        leaves: u64,
+        /// Leaves that the index covers.
+        covered: u64,
+    },
+    /// The index is not written now, and memory for what is to go into it is full.
+    #[error("the log's index takes no run: {0}")]
+    Unfiled(std::sync::Arc<str>),
     /// A tile that must be there is not.
     #[error("the store lacks tile {index} of level {level}; the log must be restored from a backup")]
     MissingTile {

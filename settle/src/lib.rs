@@ -35,14 +35,22 @@
 mod checkpoint;
 mod committer;
 mod error;
+mod filer;
+mod group;
 mod id_filter;
+mod id_hash;
+mod id_table;
 mod ids;
+mod leaf_file;
 mod log;
 mod priority;
 mod queue;
 mod receipts;
+mod recent_tiles;
 mod recovery;
+mod runs;
 mod shared;
+mod slot;
 mod store;
 mod tree;
 

@@ -10,10 +10,10 @@ use crate::recovery::{FolderLock, recover};
 use crate::shared::{LogStatus, RingPositions, Shared};
 use crate::store::StoreLimits;
 use crate::tree::{TileCache, Tree};
-use crate::{LeafBytes, committer};
+use crate::{LeafBytes, committer, filer, slot, store};
 use crossbeam_channel::{Sender, bounded};
 use haca_wire::message::log::ReceiptStates;
-use haca_wire::{Digest, Leaf, RequestId, Stage};
+use haca_wire::{Digest, RequestId, Stage};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,10 +34,11 @@ pub struct LogConfig {
     /// Checkpoints are at least this far apart, so an entry has one at most this long, and the time it takes to
     /// write it, after it became durable.
     pub checkpoint_interval: Duration,
-    /// Blocks of the store kept in memory, bytes.
+    /// Blocks of the store's index kept in memory, bytes.
     pub cache_bytes: u64,
-    /// Entries that the store has not sorted yet, bytes; it may hold up to four times this for a moment.
-    pub write_buffer_bytes: u64,
+    /// Request ids in memory, bytes: one half for the filter that knows a fresh one, good for four ids in ten bytes,
+    /// and one half for those that are not sorted yet.
+    pub id_bytes: u64,
     /// Request ids that may be waited for at the same time.
     pub max_waiting_ids: usize,
     /// How long closing goes on trying when the store takes no commits.
@@ -58,15 +59,14 @@ pub enum Audit {
 impl LogConfig {
     /// The usual settings.
     pub fn new(dir: impl Into<PathBuf>, origin: impl Into<String>) -> Self {
-        let store = StoreLimits::default();
         Self {
             dir: dir.into(),
             origin: origin.into(),
             queue_capacity: 65_536,
             max_group: 4096,
             checkpoint_interval: Duration::from_millis(100),
-            cache_bytes: store.cache_bytes,
-            write_buffer_bytes: store.write_buffer_bytes,
+            cache_bytes: 16 << 20,
+            id_bytes: 64 << 20,
             max_waiting_ids: 1 << 20,
             close_patience: Duration::from_secs(5),
             audit: Audit::Tail,
@@ -75,20 +75,20 @@ impl LogConfig {
 
     /// Upper bound of what the log holds in memory with so many appenders, bytes.
     pub fn memory_bytes(&self, appenders: usize) -> u64 {
-        let rings = appenders * self.queue_capacity * Leaf::LEN;
+        let rings = appenders * self.queue_capacity * slot::LEN;
         let group = self.max_group * committer::BYTES_PER_LEAF;
         let waits = self.max_waiting_ids * receipts::BYTES_PER_ID + receipts::CACHE_BYTES;
         self.store_limits().memory_bytes() + (rings + group + waits) as u64
     }
 
     pub(crate) fn store_limits(&self) -> StoreLimits {
-        StoreLimits { cache_bytes: self.cache_bytes, write_buffer_bytes: self.write_buffer_bytes }
+        StoreLimits { cache_bytes: self.cache_bytes, id_bytes: self.id_bytes, max_group: self.max_group }
     }
 
     fn check(&self, key: &LogKey) -> Result<(), OpenError> {
         let limits = [
             ("queue_capacity", self.queue_capacity, 1 << 24),
-            ("max_group", self.max_group, 1 << 20),
+            ("max_group", self.max_group, store::MAX_GROUP),
             ("max_waiting_ids", self.max_waiting_ids, 1 << 28),
         ];
         for (setting, value, most) in limits {
@@ -118,6 +118,7 @@ struct Threads {
     committer: JoinHandle<Result<(), committer::Unsettled>>,
     publisher: JoinHandle<Result<(), String>>,
     receipts: JoinHandle<()>,
+    filer: JoinHandle<()>,
     /// Dropped to say that the log closes.
     closing: Sender<()>,
 }
@@ -164,6 +165,7 @@ impl Log {
             &config,
             Arc::clone(&shared),
             rings,
+            recovered.group,
             recovered.edge,
             Arc::clone(&waker),
             grown,
@@ -179,11 +181,13 @@ impl Log {
             progress,
         };
         let receipts = Receipts::new(Arc::clone(&shared), asked, has_progressed);
+        let filing = Arc::clone(&shared);
         let dir = &config.dir;
         let threads = Threads {
             committer: spawn(dir, "log-committer", move || committer.run())?,
             publisher: spawn(dir, "log-publisher", move || publisher.run())?,
             receipts: spawn(dir, "log-receipts", move || receipts.run())?,
+            filer: spawn(dir, "log-filer", move || filer::run(&filing))?,
             closing,
         };
         let handle = LogHandle { shared, waits };
@@ -214,11 +218,14 @@ impl Log {
         let committed = threads.committer.join();
         let published = threads.publisher.join();
         let answered = threads.receipts.join();
-        drop(self.handle.shared.take_store());
+        self.handle.shared.filing.close();
+        let filed = threads.filer.join();
+        self.handle.shared.store.close();
         let unsettled = committed.map_err(|_| CloseError::Panicked("committer"))?;
         unsettled.map_err(|u| CloseError::Unsettled { unsettled: u.leaves, cause: u.cause })?;
         published.map_err(|_| CloseError::Panicked("publisher"))?.map_err(CloseError::Checkpoint)?;
-        answered.map_err(|_| CloseError::Panicked("receipts"))
+        answered.map_err(|_| CloseError::Panicked("receipts"))?;
+        filed.map_err(|_| CloseError::Panicked("filer"))
     }
 }
 
@@ -299,7 +306,7 @@ impl LogHandle {
         if index >= self.shared.durable().size() {
             return Ok(None);
         }
-        self.shared.with_store(|store| Ok(store.leaf(index)?))
+        Ok(self.shared.store.leaf(index)?)
     }
 
     /// The path from leaf `index` to the root of the tree over the first `tree_size` leaves.
@@ -332,14 +339,13 @@ impl LogHandle {
     /// If the store does not read.
     pub fn index_of(&self, id: &RequestId) -> Result<Option<u64>, ReadError> {
         let durable = self.shared.durable().size();
-        let index = self.shared.with_store(|store| Ok(store.index_of(id)?))?;
-        Ok(index.filter(|index| *index < durable))
+        Ok(self.shared.store.index_of(id)?.filter(|index| *index < durable))
     }
 
     fn with_tree<T>(&self, read: impl FnOnce(&Tree<'_>) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let durable = self.shared.durable();
         let mut cache = TileCache::new(TILES_PER_PROOF);
-        self.shared.with_store(|store| read(&Tree::new(store, &durable, &mut cache)))
+        read(&Tree::new(&self.shared.store, &durable, &mut cache))
     }
 }
 

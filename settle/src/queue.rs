@@ -1,11 +1,14 @@
 //! The ring from one shard to the committer, and how the committer is woken.
 //!
 //! Each ring has one producer, owned by a shard's thread, and one consumer, owned by the committer's. A push copies
-//! 264 bytes into memory that was allocated when the log opened. The only system call a shard can make here is the
+//! 296 bytes into memory that was allocated when the log opened. The only system call a shard can make here is the
 //! one that wakes a committer that sleeps.
 
 use crate::LeafBytes;
 use crate::shared::RingPositions;
+use crate::slot::{self, Slot};
+use haca_wire::Digest;
+use haca_wire::merkle::leaf_hash;
 use rtrb::{Consumer, Producer, RingBuffer};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
@@ -18,7 +21,7 @@ pub struct Full;
 
 /// A shard's end of its ring to the log. Never blocks and never allocates.
 pub struct Appender {
-    ring: Producer<LeafBytes>,
+    ring: Producer<Slot>,
     /// Leaves appended since the log opened.
     appended: u64,
     index: usize,
@@ -32,7 +35,7 @@ impl Appender {
         index: usize,
         positions: Arc<[RingPositions]>,
         waker: Arc<Waker>,
-    ) -> (Self, Consumer<LeafBytes>) {
+    ) -> (Self, Consumer<Slot>) {
         let (ring, consumer) = RingBuffer::new(capacity);
         (Self { ring, appended: 0, index, positions, waker }, consumer)
     }
@@ -42,12 +45,22 @@ impl Appender {
         if self.ring.is_abandoned() { 0 } else { self.ring.slots() }
     }
 
-    /// Hands a leaf to the log. The committer may not notice before [`Appender::wake`].
+    /// Hashes a leaf and hands it to the log. The committer may not notice before [`Appender::wake`].
     ///
     /// # Errors
     /// [`Full`] if [`Appender::free`] is zero; the leaf is not taken.
     pub fn append(&mut self, leaf: &LeafBytes) -> Result<(), Full> {
-        self.ring.push(*leaf).map_err(|_| Full)?;
+        self.append_hashed(leaf, &leaf_hash(leaf))
+    }
+
+    /// The same for a leaf whose hash (`SHA-256(0x00 ‖ leaf)`) is known, which must be right: the log takes it into its
+    /// tree as it is, and a leaf that does not hash to it counts as damaged.
+    ///
+    /// # Errors
+    /// [`Full`] if [`Appender::free`] is zero; the leaf is not taken.
+    pub fn append_hashed(&mut self, leaf: &LeafBytes, hash: &Digest) -> Result<(), Full> {
+        debug_assert_eq!(*hash, leaf_hash(leaf));
+        self.ring.push(slot::new(leaf, hash)).map_err(|_| Full)?;
         self.appended += 1;
         // Whoever asks for this leaf's receipt after its response has left must see it counted.
         self.positions[self.index].appended.store(self.appended, Ordering::Release);

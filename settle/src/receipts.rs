@@ -161,15 +161,13 @@ impl Receipts {
         };
         let tree_size = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.tree_size);
         let cache = &mut self.cache;
-        let entries = self.shared.with_store(|store| {
-            let tree = Tree::new(store, &durable, cache);
-            let entry = |index: &Option<u64>| -> Result<LogEntry, ReadError> {
-                let Some(index) = *index else { return Ok(UNKNOWN) };
-                let path = if checkpoint.is_some() { tree.inclusion(index, tree_size)? } else { Vec::new() };
-                Ok(LogEntry { outcome: LogOutcome::Logged, index, leaf_hash: tree.leaf_hash(index)?, path })
-            };
-            indices.iter().map(entry).collect::<Result<Vec<_>, _>>()
-        })?;
+        let tree = Tree::new(&self.shared.store, &durable, cache);
+        let entry = |index: &Option<u64>| -> Result<LogEntry, ReadError> {
+            let Some(index) = *index else { return Ok(UNKNOWN) };
+            let path = if checkpoint.is_some() { tree.inclusion(index, tree_size)? } else { Vec::new() };
+            Ok(LogEntry { outcome: LogOutcome::Logged, index, leaf_hash: tree.leaf_hash(index)?, path })
+        };
+        let entries = indices.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
         let checkpoint = checkpoint.map(|checkpoint| checkpoint.note.clone()).unwrap_or_default();
         Ok(Some(ReceiptStates { entries, tree_size, checkpoint }))
     }
@@ -182,18 +180,16 @@ fn locate(
     durable: u64,
     settled: bool,
 ) -> Result<Option<Vec<Option<u64>>>, ReadError> {
-    shared.with_store(|store| {
-        let mut indices = Vec::with_capacity(ids.len());
-        for id in ids {
-            // After an error the store may show entries that are not durable.
-            let index = store.index_of(id)?.filter(|index| *index < durable);
-            if index.is_none() && !settled {
-                return Ok(None);
-            }
-            indices.push(index);
+    let mut indices = Vec::with_capacity(ids.len());
+    for id in ids {
+        // The index knows ids of leaves that are about to be committed.
+        let index = shared.store.index_of(id)?.filter(|index| *index < durable);
+        if index.is_none() && !settled {
+            return Ok(None);
         }
-        Ok(Some(indices))
-    })
+        indices.push(index);
+    }
+    Ok(Some(indices))
 }
 
 const UNKNOWN: LogEntry =

@@ -5,8 +5,10 @@
 
 use crate::checkpoint::{Checkpoint, CheckpointFiles, LogKey, write_whole};
 use crate::error::{OpenError, ReadError, StoreError};
+use crate::group::Group;
 use crate::log::{Audit, LogConfig};
-use crate::store::{Store, StoreLimits, request_id};
+use crate::slot::leaf_request_id;
+use crate::store::{Store, StoreLimits};
 use crate::tree::{Edge, TILE_WIDTH, TileCache, Tree};
 use haca_wire::merkle::leaf_hash;
 use std::fs::{File, TryLockError};
@@ -19,6 +21,8 @@ pub(crate) struct Recovered {
     pub(crate) lock: FolderLock,
     pub(crate) store: Store,
     pub(crate) edge: Edge,
+    /// Empty, to follow the last leaf.
+    pub(crate) group: Group,
     pub(crate) files: CheckpointFiles,
     pub(crate) checkpoint: Option<Checkpoint>,
 }
@@ -33,16 +37,20 @@ pub(crate) fn recover(config: &LogConfig, key: &LogKey) -> Result<Recovered, Ope
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
     let lock = lock(dir)?;
     check_format(dir, key)?;
-    // What a start finds is the log, whether or not somebody was told so before.
-    let store = open_store(dir, &config.store_limits(), u64::MAX)?;
-    let size = store.len().map_err(store_error(dir))?;
     let (files, checkpoints) = CheckpointFiles::read(dir, key.verifier_key())?;
-    if let Some(newest) = checkpoints.last()
-        && newest.tree_size > size
-    {
-        return Err(OpenError::Behind { dir: dir.clone(), store: size, checkpoint: newest.tree_size });
+    let promised = checkpoints.last().map_or(0, |newest| newest.tree_size);
+    let behind = |store| OpenError::Behind { dir: dir.clone(), store, checkpoint: promised };
+    let (store, edge) = open_store(dir, &config.store_limits()).map_err(|error| match error {
+        Unopened::Store(
+            ReadError::LostLeaves { leaves: found, .. } | ReadError::DamagedLeaf { index: found, .. },
+        ) if found < promised => behind(found),
+        Unopened::Store(error) => damaged(dir)(error),
+        Unopened::Folder(error) => error,
+    })?;
+    let size = edge.size();
+    if promised > size {
+        return Err(behind(size));
     }
-    let edge = Edge::load(&store, size).map_err(damaged(dir))?;
     let mut cache = TileCache::new(AUDIT_TILES);
     let tree = Tree::new(&store, &edge, &mut cache);
     for checkpoint in &checkpoints {
@@ -62,21 +70,20 @@ pub(crate) fn recover(config: &LogConfig, key: &LogKey) -> Result<Recovered, Ope
         Audit::Tail => size.saturating_sub(AUDIT_TAIL),
     };
     audit(dir, &store, &tree, first, size)?;
+    store.cut().map_err(store_error(dir))?;
+    let group = store.next_group().map_err(store_error(dir))?;
     let checkpoint = checkpoints.into_iter().next_back();
-    Ok(Recovered { lock, store, edge, files, checkpoint })
+    Ok(Recovered { lock, store, edge, group, files, checkpoint })
 }
 
 /// Every leaf from `first` on is there, hashes to what the tree says, and is found by its request id.
 fn audit(dir: &Path, store: &Store, tree: &Tree<'_>, first: u64, size: u64) -> Result<(), OpenError> {
-    let mut expected = first;
-    for entry in store.leaves_from(first) {
-        let (index, leaf) = entry.map_err(store_error(dir))?;
-        let id = request_id(&leaf);
-        let fault = if index != expected {
-            Some(format!("leaf {expected} is missing, leaf {index} follows"))
-        } else if tree.leaf_hash(index).map_err(damaged(dir))? != leaf_hash(&leaf) {
+    for (index, leaf) in (first..size).zip(store.leaves_from(first)) {
+        let leaf = leaf.map_err(damaged(dir))?;
+        let id = leaf_request_id(&leaf);
+        let fault = if tree.leaf_hash(index).map_err(damaged(dir))? != leaf_hash(&leaf) {
             Some(format!("leaf {index} is not what the tree says"))
-        } else if store.index_of(&id).map_err(store_error(dir))? != Some(index) {
+        } else if store.index_of(&id).map_err(damaged(dir))? != Some(index) {
             Some(format!("request {id} is not indexed at its leaf {index}"))
         } else {
             None
@@ -84,26 +91,40 @@ fn audit(dir: &Path, store: &Store, tree: &Tree<'_>, first: u64, size: u64) -> R
         if let Some(what) = fault {
             return Err(OpenError::Damaged { dir: dir.to_owned(), what });
         }
-        expected += 1;
     }
-    assert_eq!(expected, size, "the size is that of the last leaf, and the audit went up to it");
     Ok(())
 }
 
+enum Unopened {
+    Folder(OpenError),
+    Store(ReadError),
+}
+
+impl From<OpenError> for Unopened {
+    fn from(error: OpenError) -> Self {
+        Self::Folder(error)
+    }
+}
+
 /// Opens the store, creating it elsewhere first: a crash while it is created leaves nothing that looks like one.
-/// The first `durable` leaves are known to be so.
-pub(crate) fn open_store(dir: &Path, limits: &StoreLimits, durable: u64) -> Result<Store, OpenError> {
+fn open_store(dir: &Path, limits: &StoreLimits) -> Result<(Store, Edge), Unopened> {
     let path = dir.join(STORE);
+    let draft = dir.join(STORE_DRAFT);
     if !path.try_exists().map_err(io(&path))? {
-        let draft = dir.join(STORE_DRAFT);
         if draft.try_exists().map_err(io(&draft))? {
             std::fs::remove_dir_all(&draft).map_err(io(&draft))?;
         }
-        drop(Store::open(&draft, limits, 0).map_err(store_error(dir))?);
+        std::fs::create_dir(&draft).map_err(io(&draft))?;
+        drop(Store::open(&draft, limits).map_err(Unopened::Store)?);
+        sync_dir(&draft).map_err(io(&draft))?;
         std::fs::rename(&draft, &path).map_err(io(&path))?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io(dir))?;
+        sync_dir(dir).map_err(io(dir))?;
     }
-    Store::open(&path, limits, durable).map_err(store_error(dir))
+    Store::open(&path, limits).map_err(Unopened::Store)
+}
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 fn lock(dir: &Path) -> Result<FolderLock, OpenError> {
@@ -178,7 +199,7 @@ fn damaged(dir: &Path) -> impl Fn(ReadError) -> OpenError {
 }
 
 const FORMAT: &str = "FORMAT";
-const FORMAT_LINE: &str = "haca settlement log, format 1";
+const FORMAT_LINE: &str = "haca settlement log, format 2";
 const MAX_FORMAT_BYTES: u64 = 4096;
 const LOCK: &str = "lock";
 const STORE: &str = "store";

@@ -1,10 +1,9 @@
 //! What the log's threads show each other and the outside: counters, the newest durable tree, the newest checkpoint.
 //!
-//! Each value has one writer. The locks guard a pointer and are held for a copy of it, save the store's, which is
-//! held for one read; the committer takes it for writing only to exchange a store that has failed.
+//! Each value has one writer. The locks guard a pointer and are held for a copy of it.
 
 use crate::checkpoint::Checkpoint;
-use crate::error::ReadError;
+use crate::filer::Filing;
 use crate::store::Store;
 use crate::tree::Edge;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
@@ -24,7 +23,8 @@ pub(crate) struct RingPositions {
 pub(crate) struct Shared {
     pub(crate) rings: Arc<[RingPositions]>,
     pub(crate) closing: AtomicBool,
-    store: RwLock<Option<Store>>,
+    pub(crate) store: Store,
+    pub(crate) filing: Filing,
     durable: RwLock<Arc<Edge>>,
     checkpoint: RwLock<Option<Arc<Checkpoint>>>,
     stall: RwLock<Option<Arc<str>>>,
@@ -86,37 +86,18 @@ impl Shared {
         let counters = Counters::default();
         counters.durable.store(edge.size(), Relaxed);
         counters.checkpointed.store(checkpoint.as_ref().map_or(0, |c| c.tree_size), Relaxed);
-        counters.disk_bytes.store(store.disk_bytes(), Relaxed);
+        counters.disk_bytes.store(store.disk_bytes().unwrap_or(0), Relaxed);
         Self {
             rings,
             closing: AtomicBool::new(false),
-            store: RwLock::new(Some(store)),
+            store,
+            filing: Filing::default(),
             durable: RwLock::new(Arc::new(edge)),
             checkpoint: RwLock::new(checkpoint.map(Arc::new)),
             stall: RwLock::default(),
             checkpoint_failure: RwLock::default(),
             counters,
         }
-    }
-
-    /// Reads from the store. The closure must not keep what it is lent.
-    pub(crate) fn with_store<T>(
-        &self,
-        read: impl FnOnce(&Store) -> Result<T, ReadError>,
-    ) -> Result<T, ReadError> {
-        match &*self.store.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(store) => read(store),
-            None => Err(ReadError::Reopening),
-        }
-    }
-
-    /// Takes the store away from everyone and returns it, so that its files can be closed.
-    pub(crate) fn take_store(&self) -> Option<Store> {
-        self.store.write().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    pub(crate) fn put_store(&self, store: Store) {
-        *self.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
     }
 
     /// The newest durable tree.
@@ -153,10 +134,9 @@ impl Shared {
     /// Measures the store's files again.
     pub(crate) fn refresh_disk_bytes(&self) {
         // While the store is being opened again the last figure stands.
-        let _ = self.with_store(|store| {
-            self.counters.disk_bytes.store(store.disk_bytes(), Relaxed);
-            Ok(())
-        });
+        if let Ok(bytes) = self.store.disk_bytes() {
+            self.counters.disk_bytes.store(bytes, Relaxed);
+        }
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -128,7 +128,7 @@ impl Edge {
             }
             let first = nodes_here & !(TILE_WIDTH as u64 - 1);
             let nodes: Result<Vec<Digest>, ReadError> = match level {
-                0 => (first..nodes_here).map(|index| store.leaf_hash(index)).collect(),
+                0 => Ok(store.leaf_hashes(first, nodes_here)?),
                 _ => (first..nodes_here)
                     .map(|index| {
                         let (_, root) = Tile::from_nodes(store.tile(level as u8 - 1, index)?);

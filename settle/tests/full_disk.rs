@@ -63,7 +63,7 @@ fn on_a_small_disk() {
         queue_capacity: 1024,
         close_patience: Duration::from_millis(100),
         // So that flushing to sorted files meets the full disk too.
-        write_buffer_bytes: 4 << 20,
+        id_bytes: 1 << 20,
         ..LogConfig::new(disk.join("log"), ORIGIN)
     };
     let key = || LogKey::from_seed(ORIGIN, &[1; 32]).unwrap();

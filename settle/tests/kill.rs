@@ -26,7 +26,7 @@ fn open(dir: &Path, audit: Audit, appenders: usize) -> (Log, Vec<haca_settle::Ap
     let config = LogConfig {
         checkpoint_interval: Duration::from_millis(3),
         // Small, so that sorted files are written and merged within the test.
-        write_buffer_bytes: 4 << 20,
+        id_bytes: 1 << 20,
         audit,
         ..LogConfig::new(dir, ORIGIN)
     };
