@@ -30,11 +30,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut random = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos() as u64;
     let mut leaf = [0x5a; Leaf::LEN];
     let (mut sent, mut least_free) = (0, usize::MAX);
+    let (mut last_turn, mut longest_turn) = (began, Duration::ZERO);
     while sent < leaves {
         let due = match offered {
             0 => leaves,
             rate => (began.elapsed().as_nanos() as u64 * rate / 1_000_000_000).min(leaves),
         };
+        longest_turn = longest_turn.max(std::mem::replace(&mut last_turn, Instant::now()).elapsed());
         let free = appender.free();
         least_free = least_free.min(free);
         let batch = (due - sent).min(BATCH).min(free as u64);
@@ -60,11 +62,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let after = cpu_by_thread()?;
     let status = handle.status();
     println!(
-        "{leaves} leaves in {took:.2?}: {:.0}/s, {} commits of {:.0}, at most {} in the ring",
+        "{leaves} leaves in {took:.2?}: {:.0}/s, {} commits of {:.0}, at most {} in the ring; this thread paused {:.1?} at most",
         leaves as f64 / took.as_secs_f64(),
         status.commits,
         leaves as f64 / status.commits as f64,
-        capacity - least_free
+        capacity - least_free,
+        longest_turn
     );
     let own = std::process::id().to_string();
     let mut total = 0.0;

@@ -55,9 +55,22 @@ impl Filing {
     }
 }
 
+/// Tells the committer when the filer panics, so that it does not wait for ever.
+struct Guard<'a>(&'a Filing);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().failure = Some("the log's filer panicked; restart the process".into());
+            self.0.changed.notify_all();
+        }
+    }
+}
+
 /// Runs until the log closes.
 pub(crate) fn run(shared: &Shared) {
     let filing = &shared.filing;
+    let _guard = Guard(filing);
     loop {
         let idle = |state: &mut State| !state.due && !state.closing;
         let state = filing.changed.wait_while(filing.lock(), idle).unwrap_or_else(PoisonError::into_inner);

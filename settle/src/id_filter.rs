@@ -3,6 +3,7 @@
 //! Blocked: all bits of an id lie in one block of 64 bytes. Over its capacity it lets more through, each of which
 //! costs a read of the index; it never says that an id is not there when it is.
 
+use crate::huge_pages;
 use crate::id_hash::IdHash;
 
 pub(crate) struct IdFilter {
@@ -17,12 +18,9 @@ impl IdFilter {
     /// A filter of at most so many bytes.
     pub(crate) fn new(bytes: u64) -> Self {
         let blocks = (bytes / size_of::<Block>() as u64).max(1) as usize;
-        Self { blocks: vec![Block([0; 8]); blocks] }
-    }
-
-    /// Up to so many ids, about one in a hundred that is not there is let through.
-    pub(crate) fn capacity(&self) -> u64 {
-        (self.blocks.len() * size_of::<Block>() * 8 / BITS_PER_ID) as u64
+        let mut blocks = vec![Block([0; 8]); blocks];
+        huge_pages::prefer(&mut blocks);
+        Self { blocks }
     }
 
     pub(crate) fn insert(&mut self, id: IdHash) {
@@ -50,9 +48,8 @@ impl IdFilter {
     }
 }
 
-/// Bits set for an id; with ten bits of room for each about 1 % of strangers pass.
+/// Bits set for an id; with ten bits of room for each about 1 % of strangers pass, with twenty 0.1 %.
 const BITS: u32 = 5;
-const BITS_PER_ID: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -68,8 +65,9 @@ mod tests {
 
     #[test]
     fn what_was_inserted_passes_and_few_others_do() {
-        let mut filter = IdFilter::new(64 << 10);
-        let capacity = filter.capacity();
+        let bytes = 64 << 10;
+        let mut filter = IdFilter::new(bytes);
+        let capacity = bytes * 8 / 10;
         (0..capacity).for_each(|number| filter.insert(id(number)));
         assert!((0..capacity).all(|number| filter.may_contain(id(number))));
         let strangers = (capacity..2 * capacity).filter(|number| filter.may_contain(id(*number))).count();

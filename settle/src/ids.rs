@@ -128,10 +128,10 @@ impl Claims<'_> {
     /// is claimed.
     pub(crate) fn screen(&self, slots: &[Slot], screened: &mut Vec<Screened>) {
         screened.clear();
-        screened.extend(slots.iter().map(|slot| {
-            let hash = self.secret.hash(&slot::request_id(slot));
-            Screened { hash, known: self.memory.filter.may_contain(hash) }
-        }));
+        let hashes = slots.iter().map(|slot| self.secret.hash(&slot::request_id(slot)));
+        screened.extend(hashes.map(|hash| Screened { hash, known: false }));
+        // Apart from hashing: the less there is between two misses, the more of them overlap.
+        screened.iter_mut().for_each(|id| id.known = self.memory.filter.may_contain(id.hash));
     }
 
     /// Where the leaf of a request is; if there is none, it will be the next leaf.

@@ -37,6 +37,7 @@ mod committer;
 mod error;
 mod filer;
 mod group;
+mod huge_pages;
 mod id_filter;
 mod id_hash;
 mod id_table;

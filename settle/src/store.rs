@@ -255,3 +255,192 @@ const READ_AHEAD: u64 = 1024;
 const BYTES_PER_RUN_LEAF: usize = 2 * id_table::BYTES_PER_ID + 8;
 /// What the store takes for itself while it writes and merges runs: buffers of some tables.
 const WRITING_BYTES: u64 = 4 << 20;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::slot::Slot;
+    use haca_wire::Leaf;
+    use haca_wire::merkle::leaf_hash;
+
+    pub(crate) fn limits(id_bytes: u64, max_group: usize) -> StoreLimits {
+        StoreLimits { cache_bytes: 1 << 20, id_bytes, max_group }
+    }
+
+    /// A store and its tree, grown as the committer does it.
+    pub(crate) struct Grown {
+        pub(crate) store: Store,
+        pub(crate) edge: Edge,
+        group: Group,
+    }
+
+    impl Grown {
+        pub(crate) fn open(dir: &Path, limits: &StoreLimits) -> Self {
+            let (store, edge) = Store::open(dir, limits).unwrap();
+            store.cut().unwrap();
+            let group = store.next_group().unwrap();
+            Self { store, edge, group }
+        }
+
+        pub(crate) fn append(&mut self, leaves: &[LeafBytes]) {
+            for leaves in leaves.chunks(self.group.room()) {
+                let slots: Vec<Slot> = leaves.iter().map(|leaf| slot::new(leaf, &leaf_hash(leaf))).collect();
+                self.group.take(&slots);
+                let (mut screened, mut tiles) = (Vec::new(), Vec::new());
+                let mut claims = self.store.claims();
+                claims.screen(&slots, &mut screened);
+                for (slot, screened) in slots.iter().zip(&screened) {
+                    assert_eq!(claims.find_or_add(slot::request_id(slot), screened).unwrap(), None);
+                    self.group.keep();
+                    self.edge.append(slot::hash(slot), &mut tiles);
+                }
+                drop(claims);
+                self.store.commit(&mut self.group).unwrap();
+                self.store.add_tiles(tiles.into_iter());
+                self.group.advance();
+            }
+        }
+    }
+
+    fn leaf(number: u64) -> LeafBytes {
+        let mut leaf = [7; Leaf::LEN];
+        leaf[8..16].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+        leaf
+    }
+
+    fn leaves(numbers: std::ops::Range<u64>) -> Vec<LeafBytes> {
+        numbers.map(leaf).collect()
+    }
+
+    fn check(store: &Store, count: u64) {
+        for number in 0..count {
+            let id = slot::leaf_request_id(&leaf(number));
+            assert_eq!(store.index_of(&id).unwrap(), Some(number), "{number}");
+            assert_eq!(store.leaf(number).unwrap(), Some(leaf(number)));
+        }
+        assert_eq!(store.index_of(&slot::leaf_request_id(&leaf(count))).unwrap(), None);
+        assert_eq!(store.leaf(count).unwrap(), None);
+        let tiles = count / TILE_WIDTH as u64;
+        for index in 0..tiles {
+            let range = index * TILE_WIDTH as u64..(index + 1) * TILE_WIDTH as u64;
+            let hashes: Vec<_> = range.map(|number| leaf_hash(&leaf(number))).collect();
+            assert_eq!(store.tile(0, index).unwrap(), hashes);
+        }
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            match entry.file_type().unwrap().is_dir() {
+                true => copy(&entry.path(), &to.join(entry.file_name())),
+                false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+            }
+        }
+    }
+
+    fn covered(store: &Store) -> u64 {
+        store.runs.covered().unwrap().map_or(0, |covered| covered.leaves)
+    }
+
+    #[test]
+    fn everything_is_found_while_it_gathers_while_it_is_sealed_in_runs_and_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = limits(0, 300);
+        let mut grown = Grown::open(dir.path(), &limits);
+        let mut len = 0;
+        // More runs than are merged together.
+        for round in 0..12 {
+            assert!(!grown.store.is_run_due());
+            grown.append(&leaves(len..len + 590));
+            assert!(grown.store.is_run_due());
+            len += 590;
+            let sealed = len;
+            grown.store.seal();
+            check(&grown.store, len);
+            grown.append(&leaves(len..len + 10));
+            len += 10;
+            check(&grown.store, len);
+            grown.store.file_sealed().unwrap();
+            check(&grown.store, len);
+            if round % 3 == 0 {
+                let root = grown.edge.root();
+                drop(grown);
+                grown = Grown::open(dir.path(), &limits);
+                assert_eq!((grown.edge.size(), grown.edge.root()), (len, root));
+                check(&grown.store, len);
+            }
+            assert_eq!(covered(&grown.store), sealed);
+        }
+    }
+
+    #[test]
+    fn runs_that_are_behind_are_written_when_the_store_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        Grown::open(dir.path(), &limits(64 << 20, 300)).append(&leaves(0..1700));
+        let grown = Grown::open(dir.path(), &limits(0, 300));
+        // Each as soon as another group might not fit.
+        assert_eq!(covered(&grown.store), 5 * 301);
+        assert_eq!(grown.store.ids.growing(), 1700 - 5 * 301);
+        check(&grown.store, 1700);
+    }
+
+    #[test]
+    fn a_run_that_was_half_written_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (before, after) = (dir.path().join("before"), dir.path().join("after"));
+        let limits = limits(0, 300);
+        std::fs::create_dir(&before).unwrap();
+        Grown::open(&before, &super::tests::limits(64 << 20, 300)).append(&leaves(0..600));
+        copy(&before, &after);
+        let grown = Grown::open(&after, &limits);
+        let reached = covered(&grown.store);
+        assert!(reached > 0);
+        drop(grown);
+        // The tables are there, and nothing yet that names them.
+        for entry in std::fs::read_dir(after.join("runs/keyspaces")).unwrap() {
+            let (tables, name) = (entry.as_ref().unwrap().path().join("tables"), entry.unwrap().file_name());
+            copy(&tables, &before.join("runs/keyspaces").join(name).join("tables"));
+        }
+        let grown = Grown::open(&before, &limits);
+        assert_eq!((covered(&grown.store), grown.edge.size()), (reached, 600));
+        check(&grown.store, 600);
+    }
+
+    #[test]
+    fn leaves_that_were_damaged_or_lost_are_not_taken_for_the_end_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = limits(64 << 20, 4096);
+        let count = LONGEST_TEAR + 5;
+        let mut grown = Grown::open(dir.path(), &limits);
+        grown.append(&leaves(0..count));
+        let path = dir.path().join(LEAVES);
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        let change = |index: u64| {
+            use std::os::unix::fs::FileExt;
+            let (mut byte, at) = ([0], index * slot::LEN as u64 + 100);
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        };
+        drop(grown);
+        change(2);
+        match Store::open(dir.path(), &limits) {
+            Err(ReadError::DamagedLeaf { index: 2, behind }) => assert!(behind >= count - 2),
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+        change(2);
+        let grown = Grown::open(dir.path(), &limits);
+        assert_eq!(grown.edge.size(), count);
+        // Once a run accounts for it, a damaged leaf is found when it is read.
+        grown.store.seal();
+        grown.store.file_sealed().unwrap();
+        change(2);
+        assert!(grown.store.leaf(2).is_err());
+        drop(grown);
+        file.set_len(1000 * slot::LEN as u64).unwrap();
+        match Store::open(dir.path(), &limits) {
+            Err(ReadError::LostLeaves { leaves: 1000, covered }) => assert_eq!(covered, count),
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+    }
+}

@@ -284,7 +284,7 @@ fn to_digests(hashes: Vec<Hash>) -> Vec<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Group, StoreLimits};
+    use crate::store::tests::{Grown, limits};
     use haca_wire::merkle::{BatchTree, is_consistent, leaf_hash, root_from_path};
     use proptest::prelude::*;
 
@@ -297,17 +297,11 @@ mod tests {
 
     /// A store of `size` leaves, its edge, and the leaf hashes.
     fn grow(dir: &std::path::Path, size: u64) -> (Store, Edge, Vec<Digest>) {
-        let store = Store::open(dir, &StoreLimits::default(), 0).unwrap();
-        let (mut edge, mut hashes) = (Edge::default(), Vec::new());
-        let mut group = Group::default();
-        for index in 0..size {
-            let leaf = leaf(index);
-            hashes.push(leaf_hash(&leaf));
-            edge.append(leaf_hash(&leaf), &mut group.tiles);
-            group.leaves.push(leaf);
-        }
-        store.commit(&group).unwrap();
-        (store, edge, hashes)
+        let mut grown = Grown::open(dir, &limits(64 << 20, 4096));
+        let leaves: Vec<_> = (0..size).map(leaf).collect();
+        grown.append(&leaves);
+        let hashes = leaves.iter().map(|leaf| leaf_hash(leaf)).collect();
+        (grown.store, grown.edge, hashes)
     }
 
     fn root(hashes: &[Digest]) -> Digest {
@@ -348,8 +342,12 @@ mod tests {
     fn proofs_hold_between_random_sizes_and_after_loading_again() {
         let dir = tempfile::tempdir().unwrap();
         let (store, edge, hashes) = grow(dir.path(), 66_100);
-        let loaded = Edge::load(&store, edge.size()).unwrap();
-        assert_eq!(loaded.root(), edge.root());
+        // From the file of leaves and a tile in a run, and not from what is in memory.
+        store.seal();
+        store.file_sealed().unwrap();
+        drop(store);
+        let (store, loaded) = Store::open(dir.path(), &limits(64 << 20, 4096)).unwrap();
+        assert_eq!((loaded.size(), loaded.root()), (edge.size(), edge.root()));
 
         // Few cases: each hashes a reference tree of up to 66,100 leaves, twice.
         let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };

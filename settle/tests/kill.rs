@@ -3,16 +3,16 @@
 //! The test starts its own binary as the victim. The victim appends without end and prints what it was told; the
 //! test kills it, opens the log, compares, and starts the next victim on the same folder.
 //!
-//! A kill leaves the page cache alone, so the power cut has a test of its own, which cuts the journal.
+//! A kill leaves the page cache alone, so the power cut has tests of its own.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use haca_settle::{Audit, Log, LogConfig, LogHandle, LogKey};
-use haca_wire::merkle::{is_consistent, leaf_hash};
+use haca_wire::merkle::is_consistent;
 use haca_wire::{Digest, Leaf, RequestId, Stage};
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -25,8 +25,9 @@ const KILLS: u32 = 8;
 fn open(dir: &Path, audit: Audit, appenders: usize) -> (Log, Vec<haca_settle::Appender>) {
     let config = LogConfig {
         checkpoint_interval: Duration::from_millis(3),
-        // Small, so that sorted files are written and merged within the test.
-        id_bytes: 1 << 20,
+        // Small, so that runs are written and merged within the test.
+        id_bytes: 0,
+        max_group: 256,
         audit,
         ..LogConfig::new(dir, ORIGIN)
     };
@@ -178,101 +179,4 @@ fn what_was_durable_survives_a_kill_at_any_moment_once() {
         log.close().unwrap();
     }
     assert!(said.durable.len() > 100 && said.checkpoints.len() > 1);
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to.join(entry.file_name())),
-            false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
-        }
-    }
-}
-
-fn journal(dir: &Path) -> (PathBuf, Vec<u8>) {
-    let path = std::fs::read_dir(dir.join("store"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "jnl"))
-        .expect("the store has a journal");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    bytes.truncate(end);
-    (path, bytes)
-}
-
-/// Whether a cut here parts an entry's two equal lengths, or one of them. fjall leaves such an entry out, as it
-/// should, but compiled for debugging it asserts first that they are equal.
-fn parts_lengths(journal: &[u8], at: usize) -> bool {
-    (at.saturating_sub(8)..at).filter_map(|from| journal.get(from..from + 8)).any(|window| {
-        window[..4] == window[4..]
-            && [[8, 1, 0, 0], [0, 1, 0, 0]].contains(&[window[0], window[1], window[2], window[3]])
-    })
-}
-
-/// A power cut may leave any part of what was written after the last fsync, and nothing of the rest.
-#[test]
-fn a_group_that_a_power_cut_tore_is_left_out() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut random = random();
-    // The committer may wake by itself between two appends, and then makes two groups of them: once more.
-    let (whole, promised, checkpoints, kept, written) = (0..)
-        .find_map(|attempt| {
-            let whole = dir.path().join(format!("whole{attempt}"));
-            let (log, mut appenders) = open(&whole, Audit::Tail, 1);
-            (0..400).for_each(|number| appenders[0].append(&leaf(number)).unwrap());
-            log.close().unwrap();
-            let (_, promised) = journal(&whole);
-            let checkpoints = [whole.join("checkpoint"), whole.join("checkpoints")];
-            let kept: Vec<_> = checkpoints.iter().map(|path| std::fs::read(path).unwrap()).collect();
-            let (log, mut appenders) = open(&whole, Audit::Tail, 1);
-            (400..700).for_each(|number| appenders[0].append(&leaf(number)).unwrap());
-            let handle = log.handle();
-            log.close().unwrap();
-            let (_, written) = journal(&whole);
-            (handle.status().commits == 1).then_some((whole, promised, checkpoints, kept, written))
-        })
-        .expect("the attempts do not end");
-    assert_eq!(written[..promised.len()], promised);
-    // The last group was not fsynced, so no checkpoint covers it.
-    checkpoints.iter().zip(kept).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
-
-    let torn = dir.path().join("torn");
-    let mut sizes = HashSet::new();
-    // The tile that the group completes: a hole in it hits no boundary of an entry.
-    let node = leaf_hash(&leaf(256));
-    let tile = written.windows(32).position(|window| window == node.0).expect("the group completes a tile");
-    for round in 0..12 {
-        let mut bytes = written.clone();
-        let at = std::iter::repeat_with(|| random.below((written.len() - promised.len()) as u64) as usize)
-            .map(|offset| promised.len() + offset)
-            .find(|at| !parts_lengths(&written, *at))
-            .expect("few places lie between lengths");
-        match round % 4 {
-            // The end is missing; it is missing but the file is as long as before; a page in the middle is.
-            0 => bytes.truncate(at),
-            1 => bytes[at..].fill(0),
-            2 => {
-                let end = (at + 4096).min(bytes.len());
-                bytes[at..end].fill(0);
-            }
-            _ => bytes[tile + 512..tile + 512 + 4096].fill(0),
-        }
-        let _ = std::fs::remove_dir_all(&torn);
-        copy(&whole, &torn);
-        let (path, _) = journal(&torn);
-        std::fs::write(path, &bytes).unwrap();
-        let (log, mut appenders) = open(&torn, Audit::Whole, 1);
-        let size = log.handle().status().tree_size;
-        assert!(size == 400 || size == 700, "{size}");
-        sizes.insert(size);
-        // And the log goes on.
-        (350..700).for_each(|number| appenders[0].append(&leaf(number)).unwrap());
-        log.close().unwrap();
-        let (log, _) = open(&torn, Audit::Whole, 0);
-        assert_eq!(log.handle().status().tree_size, 700);
-    }
-    assert!(sizes.contains(&400));
 }

@@ -245,7 +245,7 @@ fn a_log_that_is_open_elsewhere_or_not_ours_is_refused() {
 
     let format = path.join("FORMAT");
     let written = std::fs::read_to_string(&format).unwrap();
-    std::fs::write(&format, written.replace("format 1", "format 2")).unwrap();
+    std::fs::write(&format, written.replace("format 2", "format 1")).unwrap();
     assert!(matches!(Log::open(config(path), key(), 0), Err(OpenError::OtherFormat { .. })));
     std::fs::remove_file(&format).unwrap();
     assert!(matches!(Log::open(config(path), key(), 0), Err(OpenError::NotALog { .. })));
@@ -321,7 +321,7 @@ fn a_crash_while_the_log_is_created_leaves_nothing_in_the_way() {
     fill(dir.path(), 0);
     // As if the process had died while the store was being made.
     std::fs::rename(dir.path().join("store"), dir.path().join("store.new")).unwrap();
-    std::fs::remove_file(dir.path().join("store.new/version")).unwrap();
+    std::fs::remove_file(dir.path().join("store.new/runs/version")).unwrap();
     fill(dir.path(), 10);
     assert_eq!(open(dir.path(), 0).0.handle().status().tree_size, 10);
 }
