@@ -225,8 +225,9 @@ impl ServedModel {
         }
         signer.finish();
         if let Some(log) = log {
-            for leaf in signer.leaves() {
-                log.append(leaf).expect("requests are admitted only while the log's queue has room for them");
+            for (leaf, hash) in signer.leaves().iter().zip(signer.hashes()) {
+                log.append_hashed(leaf, hash)
+                    .expect("requests are admitted only while the log's queue has room for them");
             }
         }
         let signed = Instant::now();

@@ -118,6 +118,11 @@ impl BatchSigner {
         &self.leaves
     }
 
+    /// Their hashes in the log's tree.
+    pub fn hashes(&self) -> &[Digest] {
+        &self.hashes
+    }
+
     /// The receipt of the answer that was added as number `index`.
     pub fn receipt(&mut self, index: usize) -> ReceiptParts<'_> {
         self.path.clear();

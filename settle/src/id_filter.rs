@@ -23,6 +23,11 @@ impl IdFilter {
         Self { blocks }
     }
 
+    /// Whether it is of use with so many ids: with four bits for each it still knows four strangers of five.
+    pub(crate) fn is_good_for(&self, ids: u64) -> bool {
+        ids.saturating_mul(4) <= (self.blocks.len() * size_of::<Block>() * 8) as u64
+    }
+
     pub(crate) fn insert(&mut self, id: IdHash) {
         let (block, bits) = self.place(id);
         for (word, bit) in bits {

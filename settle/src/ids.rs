@@ -20,7 +20,8 @@ pub(crate) struct Ids {
 }
 
 struct Memory {
-    filter: IdFilter,
+    /// All ids; none if there were too many of them when the log opened.
+    filter: Option<IdFilter>,
     /// The ids of the last leaves, and of those about to be committed.
     growing: IdTable,
     /// The ids of the leaves before those, while they are written as a run.
@@ -30,6 +31,17 @@ struct Memory {
 }
 
 impl Memory {
+    fn may_contain(&self, hash: IdHash) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.may_contain(hash))
+    }
+
+    fn add(&mut self, id: RequestId, hash: IdHash) {
+        if let Some(filter) = &mut self.filter {
+            filter.insert(hash);
+        }
+        self.growing.add(id, hash);
+    }
+
     fn find(&self, id: &RequestId, hash: IdHash) -> Option<u64> {
         let sealed = || self.sealed.as_ref().and_then(|table| table.find(id, hash));
         self.growing.find(id, hash).or_else(sealed)
@@ -37,8 +49,8 @@ impl Memory {
 }
 
 impl Ids {
-    /// Without any ids, the next leaf being the one at `first`. The filter must be told of those on disk.
-    pub(crate) fn new(secret: IdSecret, first: u64, run_length: usize, filter: IdFilter) -> Self {
+    /// Without any ids, the next leaf being the one at `first`. The filter must have been told of those on disk.
+    pub(crate) fn new(secret: IdSecret, first: u64, run_length: usize, filter: Option<IdFilter>) -> Self {
         let table = || IdTable::new(run_length);
         let mut growing = table();
         growing.restart(first);
@@ -59,7 +71,7 @@ impl Ids {
     pub(crate) fn get(&self, id: &RequestId) -> Result<Option<u64>, IdHash> {
         let hash = self.secret.hash(id);
         let memory = self.read();
-        match memory.filter.may_contain(hash) {
+        match memory.may_contain(hash) {
             false => Ok(None),
             // Memory first: an id leaves it only after it has come to the disk.
             true => memory.find(id, hash).map(Some).ok_or(hash),
@@ -69,9 +81,7 @@ impl Ids {
     /// Adds the id of the next leaf, which is known to be new.
     pub(crate) fn add(&self, id: RequestId) {
         let hash = self.secret.hash(&id);
-        let memory = &mut *self.write();
-        memory.filter.insert(hash);
-        memory.growing.add(id, hash);
+        self.write().add(id, hash);
     }
 
     /// How many ids are in the table that grows.
@@ -131,7 +141,7 @@ impl Claims<'_> {
         let hashes = slots.iter().map(|slot| self.secret.hash(&slot::request_id(slot)));
         screened.extend(hashes.map(|hash| Screened { hash, known: false }));
         // Apart from hashing: the less there is between two misses, the more of them overlap.
-        screened.iter_mut().for_each(|id| id.known = self.memory.filter.may_contain(id.hash));
+        screened.iter_mut().for_each(|id| id.known = self.memory.may_contain(id.hash));
     }
 
     /// Where the leaf of a request is; if there is none, it will be the next leaf.
@@ -142,7 +152,7 @@ impl Claims<'_> {
     ) -> Result<Option<u64>, ReadError> {
         let memory = &mut *self.memory;
         // Once more: another leaf of the same group may be of the same request.
-        if known || memory.filter.may_contain(hash) {
+        if known || memory.may_contain(hash) {
             let found = match memory.find(&id, hash) {
                 None => self.store.find_filed(&id, hash)?,
                 found => found,
@@ -151,8 +161,7 @@ impl Claims<'_> {
                 return Ok(found);
             }
         }
-        memory.filter.insert(hash);
-        memory.growing.add(id, hash);
+        memory.add(id, hash);
         Ok(None)
     }
 }

@@ -76,8 +76,11 @@ impl Store {
         if room < covered {
             return Err(ReadError::LostLeaves { leaves: room, covered });
         }
-        let mut filter = IdFilter::new(limits.filter_bytes());
-        runs.for_each_id(|id| filter.insert(id))?;
+        let mut filter =
+            Some(IdFilter::new(limits.filter_bytes())).filter(|filter| filter.is_good_for(covered));
+        if let Some(filter) = &mut filter {
+            runs.for_each_id(|id| filter.insert(id))?;
+        }
         let run_length = limits.run_length();
         let ids = Ids::new(secret, covered, run_length, filter);
         let store = Self {

@@ -35,7 +35,10 @@ impl Tile {
     /// Appends a node of the lowest row. Returns the tile's own root once it is complete.
     fn push(&mut self, node: Digest) -> Option<Digest> {
         let mut node = node;
-        for row in &mut self.rows {
+        for (height, row) in self.rows.iter_mut().enumerate() {
+            if row.is_empty() {
+                row.reserve_exact(TILE_WIDTH >> height);
+            }
             row.push(node);
             if row.len() % 2 == 1 {
                 return None;
