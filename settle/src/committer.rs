@@ -14,6 +14,7 @@ use crate::shared::Shared;
 use crate::slot::{self, Slot};
 use crate::tree::{CompleteTile, Edge};
 use crossbeam_channel::Sender;
+use haca_wire::Digest;
 use rtrb::Consumer;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,7 +49,8 @@ pub(crate) struct Committer {
     group: Group,
     /// Of each leaf of the group that is to be looked at, what the filter says.
     screened: Vec<Screened>,
-    /// The tree with the group, once that is hashed, and the tiles that it completes.
+    hashes: Vec<Digest>,
+    /// The tree with the group, once it has grown, and the tiles that the group completes.
     edge: Edge,
     tiles: Vec<CompleteTile>,
 }
@@ -76,6 +78,7 @@ impl Committer {
             first_ring: 0,
             group,
             screened: Vec::with_capacity(config.max_group),
+            hashes: Vec::with_capacity(config.max_group),
             edge,
             tiles: Vec::new(),
         }
@@ -205,9 +208,9 @@ impl Committer {
         if self.edge.size() > self.group.first() {
             return;
         }
-        for leaf in self.group.kept() {
-            self.edge.append(slot::hash(leaf), &mut self.tiles);
-        }
+        self.hashes.clear();
+        self.hashes.extend(self.group.kept().iter().map(slot::hash));
+        self.edge.append(&self.hashes, &mut self.tiles);
     }
 
     /// Shows the others what has become durable, and makes ready for the next group.

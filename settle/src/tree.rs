@@ -8,7 +8,7 @@
 use crate::error::ReadError;
 use crate::store::Store;
 use haca_wire::Digest;
-use haca_wire::merkle::node_hash;
+use haca_wire::merkle::{node_hash, node_hash_each};
 use std::cell::RefCell;
 use tlog_tiles::tlog::{self, Hash, HashReader};
 
@@ -28,37 +28,46 @@ pub(crate) struct CompleteTile {
 /// A tile with the nodes between its own level and the next tile level; `rows[0]` is what is stored.
 #[derive(Debug, Clone, Default)]
 struct Tile {
-    rows: [Vec<Digest>; TILE_HEIGHT as usize],
+    rows: [Vec<[u8; Digest::LEN]>; TILE_HEIGHT as usize],
 }
 
 impl Tile {
-    /// Appends a node of the lowest row. Returns the tile's own root once it is complete.
-    fn push(&mut self, node: Digest) -> Option<Digest> {
-        let mut node = node;
+    /// Nodes of the lowest row for which there is room.
+    fn room(&self) -> usize {
+        TILE_WIDTH - self.rows[0].len()
+    }
+
+    /// Appends nodes of the lowest row, for which there must be room. Returns the tile's own root once it is complete.
+    fn extend(&mut self, nodes: &[Digest]) -> Option<Digest> {
+        assert!(nodes.len() <= self.room(), "a tile has 256 nodes");
         for (height, row) in self.rows.iter_mut().enumerate() {
             if row.is_empty() {
                 row.reserve_exact(TILE_WIDTH >> height);
             }
-            row.push(node);
-            if row.len() % 2 == 1 {
-                return None;
-            }
-            node = node_hash(&row[row.len() - 2], &row[row.len() - 1]);
         }
-        Some(node)
+        self.rows[0].extend(nodes.iter().map(|node| node.0));
+        // Row by row, not node by node: many pairs are hashed at once.
+        for height in 1..self.rows.len() {
+            let [.., below, row] = &mut self.rows[..=height] else {
+                unreachable!("rows lie above each other")
+            };
+            let (pairs, _odd) = below[2 * row.len()..].as_chunks();
+            node_hash_each(pairs, |parent| row.push(parent.0));
+        }
+        match &self.rows[self.rows.len() - 1][..] {
+            [left, right] => Some(node_hash(&Digest(*left), &Digest(*right))),
+            _ => None,
+        }
     }
 
-    fn from_nodes(nodes: impl IntoIterator<Item = Digest>) -> (Self, Option<Digest>) {
+    fn from_nodes(nodes: &[Digest]) -> (Self, Option<Digest>) {
         let mut tile = Self::default();
-        let mut root = None;
-        for node in nodes {
-            root = tile.push(node);
-        }
+        let root = tile.extend(nodes);
         (tile, root)
     }
 
     fn node(&self, row: u32, at: u64) -> Option<Digest> {
-        self.rows[row as usize].get(at as usize).copied()
+        self.rows[row as usize].get(at as usize).copied().map(Digest)
     }
 }
 
@@ -75,28 +84,37 @@ impl Edge {
         self.size
     }
 
-    /// Appends a leaf; tiles that it completes are added to `complete`.
-    pub(crate) fn append(&mut self, leaf_hash: Digest, complete: &mut Vec<CompleteTile>) {
-        let index = self.size;
-        self.size += 1;
-        let mut node = Some(leaf_hash);
-        for level in 0u32.. {
-            let Some(push) = node else { break };
-            if self.tiles.len() <= level as usize {
-                self.tiles.push(Tile::default());
-            }
-            let tile = &mut self.tiles[level as usize];
-            node = tile.push(push);
-            if node.is_some() {
-                let rows = std::mem::take(&mut tile.rows);
-                let [nodes, ..] = rows;
-                complete.push(CompleteTile {
-                    level: level as u8,
-                    index: index >> (TILE_HEIGHT * (level + 1)),
-                    nodes,
-                });
-            }
+    /// Appends leaves; tiles that they complete are added to `complete`.
+    pub(crate) fn append(&mut self, mut leaf_hashes: &[Digest], complete: &mut Vec<CompleteTile>) {
+        while !leaf_hashes.is_empty() {
+            let room = self.tile(0).room();
+            let (now, later) = leaf_hashes.split_at(room.min(leaf_hashes.len()));
+            self.append_within_a_tile(now, complete);
+            leaf_hashes = later;
         }
+    }
+
+    fn append_within_a_tile(&mut self, leaf_hashes: &[Digest], complete: &mut Vec<CompleteTile>) {
+        self.size += leaf_hashes.len() as u64;
+        let mut root = self.tile(0).extend(leaf_hashes);
+        for level in 0.. {
+            let Some(node) = root else { break };
+            let [nodes, ..] = std::mem::take(&mut self.tile(level).rows);
+            complete.push(CompleteTile {
+                level: level as u8,
+                index: (self.size >> (TILE_HEIGHT * (level as u32 + 1))) - 1,
+                nodes: nodes.into_iter().map(Digest).collect(),
+            });
+            root = self.tile(level + 1).extend(&[node]);
+        }
+    }
+
+    /// The incomplete tile of this level; levels are begun from the lowest up.
+    fn tile(&mut self, level: usize) -> &mut Tile {
+        if self.tiles.len() == level {
+            self.tiles.push(Tile::default());
+        }
+        &mut self.tiles[level]
     }
 
     /// The root of the tree; the hash of the empty string for the empty tree (RFC 6962 section 2.1).
@@ -134,12 +152,12 @@ impl Edge {
                 0 => Ok(store.leaf_hashes(first, nodes_here)?),
                 _ => (first..nodes_here)
                     .map(|index| {
-                        let (_, root) = Tile::from_nodes(store.tile(level as u8 - 1, index)?);
+                        let (_, root) = Tile::from_nodes(&store.tile(level as u8 - 1, index)?);
                         Ok(root.expect("a stored tile has 256 nodes"))
                     })
                     .collect(),
             };
-            edge.tiles.push(Tile::from_nodes(nodes?).0);
+            edge.tiles.push(Tile::from_nodes(&nodes?).0);
         }
         Ok(edge)
     }
@@ -176,7 +194,7 @@ impl TileCache {
         let at = match self.entries.iter().position(|e| e.level == level && e.index == index) {
             Some(at) => at,
             None => {
-                let (tile, _) = Tile::from_nodes(store.tile(level, index)?);
+                let (tile, _) = Tile::from_nodes(&store.tile(level, index)?);
                 let entry = CachedTile { level, index, used: 0, tile };
                 if self.entries.len() < self.capacity {
                     self.entries.push(entry);
@@ -320,7 +338,7 @@ mod tests {
         );
         for index in 0..1100 {
             hashes.push(leaf_hash(&leaf(index)));
-            edge.append(hashes[index as usize], &mut complete);
+            edge.append(&hashes[index as usize..=index as usize], &mut complete);
             assert_eq!(edge.root(), root(&hashes), "{index}");
         }
         assert_eq!(complete.len(), 4);
@@ -333,7 +351,7 @@ mod tests {
         let mut complete = Vec::new();
         let mut edge = Edge::default();
         let hashes: Vec<_> = (0u64..65_536 + 300).map(|i| leaf_hash(&leaf(i))).collect();
-        hashes.iter().for_each(|hash| edge.append(*hash, &mut complete));
+        edge.append(&hashes, &mut complete);
         assert_eq!(edge.root(), root(&hashes));
         assert_eq!(complete.iter().filter(|tile| tile.level == 0).count(), 257);
         let upper: Vec<_> = complete.iter().filter(|tile| tile.level == 1).collect();
