@@ -1,6 +1,6 @@
 //! The file of leaves: the log itself.
 //!
-//! Leaf number `i` lies at byte `296 · i` with its hash (see [`slot`](crate::slot)), so nothing needs to remember where
+//! Leaf number `i` lies at byte `296 · i` with its hash (see [`slot`]), so nothing needs to remember where
 //! it is; behind the last one come zeros up to the end of the block. A leaf is written once and never moved: a store
 //! that sorts would write it again and again, and its order is known.
 //!

@@ -1,27 +1,36 @@
 //! The settlement log: append-only, Merkle-tree backed, checkpointed.
 //!
-//! Shards hand over receipt leaves through bounded rings ([`Appender`]) and never wait. One committer thread drains
-//! the rings, drops what the log already holds, and commits what is left as one group: leaves, index of request ids
-//! and completed tiles of the tree go into the store in one batch, and nothing is called durable before fsync has
-//! returned. A second thread signs and publishes checkpoints of the durable tree; a third answers who waits for
-//! receipts. A slower one never holds up a faster one: each works on the newest state it finds.
+//! Shards hand over receipt leaves, and the hashes they know of them, through bounded rings ([`Appender`]) and never
+//! wait. One committer thread drains the rings, drops what the log already holds, and appends what is left as one group
+//! to the file of leaves: nothing is called durable before fsync has returned. What follows from the leaves (where each
+//! request's leaf is, and the upper tiles of the tree) gathers in memory, from where a second thread writes it to an
+//! LSM store in long sorted runs. A third signs and publishes checkpoints of the durable tree; a fourth answers who
+//! waits for receipts. A slower one never holds up a faster one: each works on the newest state it finds.
 //!
 //! ```text
 //! shard ──ring──┐
-//! shard ──ring──┼─► committer ──fsync──► store ─► durable edge ─┬─► publisher ──fsync──► checkpoint
-//! shard ──ring──┘                                               └─► receipts ─► who waits
+//! shard ──ring──┼─► committer ──fsync──► leaves ─► durable edge ─┬─► publisher ──fsync──► checkpoint
+//! shard ──ring──┘       └─► memory ─► filer ─► runs              └─► receipts ─► who waits
 //! ```
 //!
-//! A folder holds the log: `FORMAT` (format version and key), `lock`, `store/` (the LSM store), `checkpoint` (the
-//! newest checkpoint, apart from the store so that it cannot be lost with it) and `checkpoints` (older ones).
+//! A folder holds the log: `FORMAT` (format version and key), `lock`, `store/leaves` (the log itself), `store/runs` (the
+//! LSM store of what follows from it), `checkpoint` (the newest checkpoint, apart from the store so that it cannot be
+//! lost with it) and `checkpoints` (older ones).
 //!
 //! | module | holds |
 //! |---|---|
 //! | `queue` | rings from shards to the committer, waking it |
 //! | `committer` | groups, idempotence, full disks |
-//! | `store` | keyspaces, atomic commit, bounded memory |
-//! | `ids` | where each request's leaf is, in memory and in sorted runs |
-//! | `id_filter` | which ids are surely not on disk |
+//! | `slot` | a leaf and its hash, as they lie in rings and on disk |
+//! | `group` | the leaves of one commit, aligned as the file wants them |
+//! | `leaf_file` | the file of leaves: appending, reading, what a power cut does to it |
+//! | `ids` | where each request's leaf is, and the right to add one |
+//! | `id_hash`, `id_table`, `id_filter` | request ids in memory: hashed, by place, and which ones are surely new |
+//! | `recent_tiles` | tiles of the tree in memory |
+//! | `runs` | the LSM store: request ids and upper tiles, sorted |
+//! | `filer` | the thread that writes runs |
+//! | `store` | all of these together, and how they are taken up again; bounded memory |
+//! | `huge_pages` | memory that is read at random |
 //! | `priority` | the log's threads yield to the shards |
 //! | `tree` | RFC 6962 tree in 256-wide tiles, proofs |
 //! | `checkpoint` | signed notes, their files, the publisher |

@@ -39,9 +39,9 @@ impl StoreLimits {
         self.cache_bytes + self.filter_bytes() + run + WRITING_BYTES + recent_tiles::BYTES as u64
     }
 
-    /// The filter over all ids: with the usual settings 32 MiB, good for 26 million.
+    /// The filter over all ids: with the usual settings 64 MiB, good for 53 million.
     fn filter_bytes(&self) -> u64 {
-        self.id_bytes / 2
+        self.id_bytes / 3 * 2
     }
 
     /// Leaves in a run: the more, the fewer runs there are to be merged.
@@ -385,7 +385,7 @@ pub(crate) mod tests {
     #[test]
     fn runs_that_are_behind_are_written_when_the_store_opens() {
         let dir = tempfile::tempdir().unwrap();
-        Grown::open(dir.path(), &limits(64 << 20, 300)).append(&leaves(0..1700));
+        Grown::open(dir.path(), &limits(96 << 20, 300)).append(&leaves(0..1700));
         let grown = Grown::open(dir.path(), &limits(0, 300));
         // Each as soon as another group might not fit.
         assert_eq!((covered(&grown.store), grown.store.ids.growing()), (1200, 500));
@@ -398,7 +398,7 @@ pub(crate) mod tests {
         let (before, after) = (dir.path().join("before"), dir.path().join("after"));
         let limits = limits(0, 300);
         std::fs::create_dir(&before).unwrap();
-        Grown::open(&before, &super::tests::limits(64 << 20, 300)).append(&leaves(0..600));
+        Grown::open(&before, &super::tests::limits(96 << 20, 300)).append(&leaves(0..600));
         copy(&before, &after);
         let grown = Grown::open(&after, &limits);
         let reached = covered(&grown.store);
@@ -417,7 +417,7 @@ pub(crate) mod tests {
     #[test]
     fn leaves_that_were_damaged_or_lost_are_not_taken_for_the_end_of_the_log() {
         let dir = tempfile::tempdir().unwrap();
-        let limits = limits(64 << 20, 4096);
+        let limits = limits(96 << 20, 4096);
         let count = LONGEST_TEAR + 5;
         let mut grown = Grown::open(dir.path(), &limits);
         grown.append(&leaves(0..count));

@@ -318,7 +318,7 @@ mod tests {
 
     /// A store of `size` leaves, its edge, and the leaf hashes.
     fn grow(dir: &std::path::Path, size: u64) -> (Store, Edge, Vec<Digest>) {
-        let mut grown = Grown::open(dir, &limits(64 << 20, 4096));
+        let mut grown = Grown::open(dir, &limits(96 << 20, 4096));
         let leaves: Vec<_> = (0..size).map(leaf).collect();
         grown.append(&leaves);
         let hashes = leaves.iter().map(|leaf| leaf_hash(leaf)).collect();
@@ -367,7 +367,7 @@ mod tests {
         store.seal();
         store.file_sealed().unwrap();
         drop(store);
-        let (store, loaded) = Store::open(dir.path(), &limits(64 << 20, 4096)).unwrap();
+        let (store, loaded) = Store::open(dir.path(), &limits(96 << 20, 4096)).unwrap();
         assert_eq!((loaded.size(), loaded.root()), (edge.size(), edge.root()));
 
         // Few cases: each hashes a reference tree of up to 66,100 leaves, twice.

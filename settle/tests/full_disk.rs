@@ -62,7 +62,7 @@ fn on_a_small_disk() {
     let config = LogConfig {
         queue_capacity: 1024,
         close_patience: Duration::from_millis(100),
-        // So that writing runs meets the full disk too.
+        // So that runs are written meanwhile.
         max_group: 256,
         id_bytes: 0,
         ..LogConfig::new(disk.join("log"), ORIGIN)
@@ -72,7 +72,7 @@ fn on_a_small_disk() {
     let (handle, appender) = (log.handle(), &mut appenders[0]);
     let mut next = 0;
     for round in 0u64..4 {
-        // A little room each time, so that it ends in another place: the leaves, a run, a checkpoint.
+        // A little room each time, so that it ends in another place.
         let ballast = disk.join("ballast");
         fill_up_to(&ballast, (round * 1500) << 10);
         // Until the log stalls and the ring is full: from here on a node refuses requests.

@@ -325,3 +325,43 @@ fn a_crash_while_the_log_is_created_leaves_nothing_in_the_way() {
     fill(dir.path(), 10);
     assert_eq!(open(dir.path(), 0).0.handle().status().tree_size, 10);
 }
+
+#[test]
+fn while_the_index_cannot_be_written_the_log_stalls_and_then_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    // As little memory as there can be, so that two runs fill it.
+    let small = LogConfig { max_group: 256, id_bytes: 0, queue_capacity: 1024, ..config(dir.path()) };
+    let (log, mut appenders) = Log::open(small.clone(), key(), 1).unwrap();
+    let (handle, appender) = (log.handle(), &mut appenders[0]);
+    let tables: Vec<_> = std::fs::read_dir(dir.path().join("store/runs/keyspaces"))
+        .unwrap()
+        .map(|keyspace| keyspace.unwrap().path().join("tables"))
+        .collect();
+    let elsewhere = |tables: &Path| tables.with_extension("elsewhere");
+    tables.iter().for_each(|tables| std::fs::rename(tables, elsewhere(tables)).unwrap());
+    let mut next = 0;
+    while !(handle.status().stalled && appender.free() == 0) {
+        if appender.free() > 0 {
+            appender.append(&leaf(next)).unwrap();
+            next += 1;
+        }
+        appender.wake();
+    }
+    let status = handle.status();
+    assert!(status.error.unwrap().contains("index takes no run"));
+    // What is durable stays to be found, from memory.
+    for number in 0..status.tree_size {
+        assert_eq!(handle.index_of(&id(number)).unwrap(), Some(number));
+    }
+    for tables in &tables {
+        let _ = std::fs::remove_dir(tables);
+        std::fs::rename(elsewhere(tables), tables).unwrap();
+    }
+    append(appender, next..next + 3000);
+    let states = wait(&handle, (0..next + 3000).map(id).collect(), Stage::Durable);
+    assert!(states.entries.iter().all(|entry| entry.outcome == LogOutcome::Logged));
+    assert!(!handle.status().stalled);
+    log.close().unwrap();
+    let (log, _) = Log::open(LogConfig { audit: Audit::Whole, ..small }, key(), 0).unwrap();
+    assert_eq!(log.handle().status().tree_size, next + 3000);
+}
