@@ -5,7 +5,10 @@
 mod affinity;
 mod comparison;
 mod infer;
+mod kernels;
 mod load;
+#[cfg(feature = "peers")]
+mod onnxruntime;
 mod report;
 mod rpc;
 mod server_process;
@@ -28,6 +31,8 @@ enum Comparison {
     Rpc(rpc::Options),
     /// Compare a small model behind HACA with ONNX Runtime behind gRPC.
     Infer(infer::Options),
+    /// Compare the executors with ONNX Runtime, in one process and on one thread.
+    Kernels(kernels::Options),
     /// Be a server of `rpc`.
     #[command(hide = true)]
     ServeEcho(rpc::serve::Options),
@@ -40,6 +45,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().comparison {
         Comparison::Rpc(options) => rpc::run(&options),
         Comparison::Infer(options) => infer::run(&options),
+        Comparison::Kernels(options) => kernels::run(&options),
         Comparison::ServeEcho(options) => rpc::serve::run(options),
         Comparison::ServeModel(options) => infer::serve::run(&options),
     };

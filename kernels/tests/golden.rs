@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use haca_kernels::spec::{activation, rounding};
+use haca_kernels::spec::recurrence::States;
+use haca_kernels::spec::{activation, gate, rounding};
 use haca_kernels::{Backend, Dtype, Executor, Model, npy};
 
 fn folder() -> PathBuf {
@@ -44,7 +45,7 @@ fn golden_models_give_their_integers_on_every_executor() {
             }
         }
     }
-    assert_eq!(models, 8);
+    assert_eq!(models, 12);
 }
 
 /// Arguments of each rule that reach its edges, and what it gives.
@@ -84,6 +85,24 @@ fn rules() -> String {
         }
         let wide = i64::from(x) * 769;
         text += &format!("wide_sigmoid {wide} = {}\n", activation::wide_sigmoid(wide));
+        text += &format!("gate_sigmoid {x} = {}\n", gate::sigmoid(x));
+        text += &format!("gate_tanh {x} = {}\n", gate::tanh(x));
+    }
+    for (cell, hidden) in [(16, 8), (24, 13), (26, 15)] {
+        let states = States { cell, hidden };
+        for (a, b, c, d) in
+            [(0, 0, 0, 0), (3000, -1000, 5000, 9000), (i16::MAX, i16::MAX, i16::MAX, i16::MIN)]
+        {
+            for state in [0, -(1 << cell), 1 << 30, -(1 << 30)] {
+                let (next, output) = states.lstm([a, b, c, d], state);
+                text += &format!("lstm {cell} {hidden} {a} {b} {c} {d} {state} = {next} {output}\n");
+                let state = state.clamp(-(1 << cell), 1 << cell);
+                let candidate = states.reset(b, d.into(), i64::from(c) << 10, 24);
+                let (next, output) = states.gru(a, candidate, state);
+                text += &format!("reset {b} {d} {} 24 = {candidate}\n", i64::from(c) << 10);
+                text += &format!("gru {cell} {hidden} {a} {candidate} {state} = {next} {output}\n");
+            }
+        }
     }
     text
 }

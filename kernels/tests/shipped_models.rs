@@ -13,8 +13,12 @@ fn path(name: &str) -> PathBuf {
 }
 
 fn compiled(model: &str) -> Compiled {
+    compiled_with(model, model)
+}
+
+fn compiled_with(model: &str, rows: &str) -> Compiled {
     let onnx = std::fs::read(path(&format!("{model}.onnx"))).unwrap();
-    let calibration = npy::read(path(&format!("{model}_calibration.npy"))).unwrap();
+    let calibration = npy::read(path(&format!("{rows}_calibration.npy"))).unwrap();
     compile(&onnx, &calibration, &CompileOptions::default(), &mut |_| {}).unwrap()
 }
 
@@ -63,6 +67,26 @@ fn the_multilayer_perceptron_is_within_a_thousandth_of_the_output_range() {
         compiled.report.max_error
     );
     assert!(error <= 1e-3 * range, "{error} of {range}");
+}
+
+#[test]
+fn trained_recurrent_nets_are_within_a_thousandth_of_the_output_range() {
+    for name in ["lstm", "gru"] {
+        let compiled = compiled_with(name, "recurrent");
+        let operators: Vec<&str> = compiled.report.layers.iter().map(|layer| layer.layer.operator).collect();
+        assert_eq!(operators, [name, name, "dense"]);
+        let model = Arc::new(Model::load(&compiled.file).unwrap());
+        assert_eq!((model.input_shape(), model.output_shape()), (&[20, 6][..], &[1][..]));
+        let reference = npy::read(path(&format!("{name}_reference.npy"))).unwrap();
+        let outputs = run(&model, &npy::read(path("recurrent_input.npy")).unwrap());
+        let (error, range) = largest_error(&outputs, &reference.data);
+        let bits = compiled.report.layers[0].layer.accumulator_bits;
+        println!(
+            "{name}: largest error {error:.3e} of range {range:.3e} ({:.1e}), {bits}-bit sums",
+            error / range
+        );
+        assert!(error <= 1e-3 * range, "{name}: {error} of {range}");
+    }
 }
 
 #[test]

@@ -4,8 +4,6 @@
 #[cfg(feature = "peers")]
 mod grpc;
 mod haca;
-#[cfg(feature = "peers")]
-mod onnxruntime;
 pub(crate) mod serve;
 mod shipped;
 

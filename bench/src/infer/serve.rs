@@ -55,7 +55,7 @@ impl Server {
         match self {
             Self::Haca | Self::HacaUnsettled => Ok(()),
             #[cfg(feature = "peers")]
-            Self::OnnxRuntime => super::onnxruntime::library().map(drop),
+            Self::OnnxRuntime => crate::onnxruntime::library().map(drop),
         }
     }
 }
@@ -113,11 +113,12 @@ fn node(options: &Options) -> anyhow::Result<()> {
 fn onnxruntime_behind_grpc() -> anyhow::Result<()> {
     use std::net::TcpListener;
 
-    use super::onnxruntime::{Model, library};
     use super::shipped::{MODEL, Shipped};
+    use crate::onnxruntime::{Library, library};
 
     let columns = Shipped::load(0.0)?.columns();
-    let mut model = Model::load(&library()?, MODEL, columns)?;
+    let library = Library::load(&library()?)?;
+    let mut model = library.model(MODEL, &[columns])?;
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot bind a TCP socket on 127.0.0.1")?;
     crate::server_process::announce(&listener.local_addr()?.to_string())?;

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::{Backend, Executor};
 use crate::model::graph::{
-    Activation, Affine, Dense, Element, Finish, Graph, Node, Operator, Tensor, Trees, Weights,
+    Activation, Affine, Cell, Dense, Element, Finish, Graph, Node, Operator, Recurrent, Tensor, Trees,
+    Weights,
 };
 use crate::model::{Dtype, Metadata, Model, encode};
 use crate::spec::activation::one;
@@ -121,6 +122,70 @@ fn between(choices: &mut Choices, graph: &mut Graph) {
         }
         _ => {}
     }
+}
+
+/// One or two recurrent layers and a dense one, of both kinds, with sums of both widths.
+fn recurrences(choices: &mut Choices) -> Graph {
+    let mut graph = Graph { tensors: Vec::new(), nodes: Vec::new(), input: 0, output: 0 };
+    let steps = choices.between(1, 70) as usize;
+    let mut features = choices.between(1, 12) as usize;
+    graph.tensors.push(tensor("x", steps * features, Element::I16, 11, FULL));
+    let layers = choices.between(1, 2);
+    for layer in 0..layers {
+        let input = graph.tensors.len() - 1;
+        let cell = [Cell::Lstm, Cell::Gru][choices.below(2) as usize];
+        let hidden = choices.between(1, 40) as usize;
+        let (rows, last_only) = (cell.gates() * hidden, layer + 1 == layers && choices.below(2) == 0);
+        let exponent = choices.between(8, 15) as i32;
+        let one = one(exponent);
+        let len = hidden * if last_only { 1 } else { steps };
+        let output = tensor("h", len, Element::I16, exponent, (-one, one));
+        // The sums' scale, and that of the input's products: narrow sums need small weights.
+        let narrow = choices.below(4) != 0;
+        let mut sums: Vec<i32> = (0..rows).map(|_| choices.between(14, 27) as i32).collect();
+        let weight = |choices: &mut Choices, narrow: i64| {
+            let bound = if choices.below(8) == 0 { 0 } else { narrow };
+            choices.between(-bound, bound) as i16
+        };
+        let (small, large) = if narrow { (900, 4000) } else { (32767, 32767) };
+        if !narrow {
+            sums.iter_mut().for_each(|sum| *sum += choices.between(0, 14) as i32);
+        }
+        let input_exponent = graph.tensors[input].exponent;
+        let states = choices.below(3) == 0;
+        let cell_exponent = choices.between(16, 26) as i32;
+        let most = if cell == Cell::Gru { 1 << cell_exponent } else { 1 << 30 };
+        let layer = Recurrent {
+            cell,
+            input_weights: (0..rows * features).map(|_| weight(choices, large)).collect(),
+            input_exponents: sums
+                .iter()
+                .map(|sum| sum - input_exponent + choices.between(0, 6) as i32)
+                .collect(),
+            recurrent_weights: (0..rows * hidden).map(|_| weight(choices, small)).collect(),
+            recurrent_exponents: sums.iter().map(|sum| sum - exponent).collect(),
+            bias: (0..rows).map(|_| choices.between(-1 << 26, 1 << 26)).collect(),
+            recurrent_bias: match cell {
+                Cell::Lstm => Vec::new(),
+                Cell::Gru => (0..hidden).map(|_| choices.between(-1 << 26, 1 << 26)).collect(),
+            },
+            cell_exponent,
+            initial_hidden: match cell {
+                Cell::Lstm if states => (0..hidden).map(|_| choices.between(-one, one) as i16).collect(),
+                _ => Vec::new(),
+            },
+            initial_cell: match states {
+                true => (0..hidden).map(|_| choices.between(-most, most) as i32).collect(),
+                false => Vec::new(),
+            },
+            last_only,
+        };
+        graph.tensors.push(output);
+        push(&mut graph, Operator::Recurrent(layer), vec![input]);
+        features = hidden;
+    }
+    graph.output = graph.tensors.len() - 1;
+    graph
 }
 
 fn push(graph: &mut Graph, operator: Operator, inputs: Vec<usize>) {
@@ -270,11 +335,22 @@ proptest! {
         agree(&graph, &mut choices, true)?;
     }
 
+    #[test]
+    fn executors_agree_on_recurrent_layers(seed: u64) {
+        let mut choices = Choices(seed);
+        let graph = recurrences(&mut choices);
+        agree(&graph, &mut choices, false)?;
+    }
+
     /// A changed or truncated file is refused, or is another model; and whatever loads, runs.
     #[test]
     fn damaged_files_are_refused_or_run(seed: u64, changes in 1usize..4, truncate: bool) {
         let mut choices = Choices(seed);
-        let graph = if choices.below(2) == 0 { stack(&mut choices) } else { forest(&mut choices) };
+        let graph = match choices.below(3) {
+            0 => stack(&mut choices),
+            1 => forest(&mut choices),
+            _ => recurrences(&mut choices),
+        };
         let file = encode(&graph, &Metadata::default());
         let id = Model::load(&file).unwrap().id();
         let mut damaged = file.clone();
@@ -363,11 +439,16 @@ fn rows_of_the_wrong_length_type_or_with_nan_are_refused() {
 fn golden_models_are_made_from_seeds() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
     type Maker = fn(&mut Choices) -> Graph;
-    for (kind, make, integral) in [("dense", stack as Maker, false), ("trees", forest as Maker, true)] {
+    let kinds = [
+        ("dense", stack as Maker, false),
+        ("trees", forest as Maker, true),
+        ("recurrent", recurrences as Maker, false),
+    ];
+    for (kind, make, integral) in kinds {
         let small = (0..).map(Choices).filter_map(|mut choices| {
             let graph = make(&mut choices);
             let file = encode(&graph, &Metadata::default());
-            (file.len() < 5000 && graph.nodes.len() > usize::from(!integral)).then_some((choices, file))
+            (file.len() < 8000 && graph.nodes.len() > usize::from(!integral)).then_some((choices, file))
         });
         for (index, (mut choices, file)) in small.take(4).enumerate() {
             let model = Arc::new(Model::load(&file).unwrap());

@@ -12,6 +12,7 @@ mod dense;
 mod forest;
 #[cfg(target_arch = "x86_64")]
 mod quantize;
+mod recurrent;
 mod scalar;
 mod scratch;
 
@@ -32,12 +33,14 @@ pub enum Backend {
     Scalar,
     /// 256-bit integer vectors on x86-64.
     Avx2,
+    /// 512-bit integer vectors on x86-64, with the multiply-adds of VNNI.
+    Avx512Vnni,
 }
 
 impl Backend {
     /// The fastest that this processor has.
     pub fn detect() -> Backend {
-        if Backend::Avx2.is_available() { Backend::Avx2 } else { Backend::Scalar }
+        Backend::available().last().unwrap_or(Backend::Scalar)
     }
 
     /// Whether this processor has it.
@@ -46,14 +49,25 @@ impl Backend {
             Backend::Scalar => true,
             #[cfg(target_arch = "x86_64")]
             Backend::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512Vnni => {
+                Backend::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Backend::Avx2 => false,
+            Backend::Avx2 | Backend::Avx512Vnni => false,
         }
     }
 
-    /// All that this processor has, the reference first.
+    /// All that this processor has, the reference first and the fastest last.
     pub fn available() -> impl Iterator<Item = Backend> {
-        [Backend::Scalar, Backend::Avx2].into_iter().filter(|backend| backend.is_available())
+        [Backend::Scalar, Backend::Avx2, Backend::Avx512Vnni]
+            .into_iter()
+            .filter(|backend| backend.is_available())
     }
 
     /// Its name, for tables and logs.
@@ -61,6 +75,7 @@ impl Backend {
         match self {
             Backend::Scalar => "scalar",
             Backend::Avx2 => "avx2",
+            Backend::Avx512Vnni => "avx512-vnni",
         }
     }
 }
@@ -96,6 +111,7 @@ pub(crate) enum Packed {
     None,
     Dense(dense::PackedDense),
     Forest(forest::PackedForest),
+    Recurrent(recurrent::PackedRecurrent),
 }
 
 impl Packed {
@@ -106,6 +122,11 @@ impl Packed {
                 Packed::Dense(dense::PackedDense::new(dense, input, output, proof))
             }
             Operator::Trees(trees) => forest::PackedForest::new(trees).map_or(Packed::None, Packed::Forest),
+            Operator::Recurrent(layer) => {
+                let (input, output) = (&graph.tensors[node.inputs[0]], &graph.tensors[node.output]);
+                recurrent::PackedRecurrent::new(layer, input, output, proof)
+                    .map_or(Packed::None, Packed::Recurrent)
+            }
             _ => Packed::None,
         }
     }
@@ -115,6 +136,7 @@ impl Packed {
             Packed::None => 0,
             Packed::Dense(dense) => dense.memory_bytes(),
             Packed::Forest(forest) => forest.memory_bytes(),
+            Packed::Recurrent(layer) => layer.memory_bytes(),
         }
     }
 }
@@ -148,7 +170,7 @@ impl Executor {
     pub fn with_backend(model: Arc<Model>, max_rows: usize, backend: Backend) -> Executor {
         assert!(max_rows > 0, "an executor needs at least one slot");
         assert!(backend.is_available(), "this processor has no {}", backend.name());
-        let scratch = Scratch::new(&model.plan, max_rows);
+        let scratch = Scratch::new(&model, max_rows);
         let outputs = vec![0; max_rows * model.output_len()];
         let input = model.input();
         let input_scales =
@@ -211,7 +233,7 @@ impl Executor {
                 let (slots, scales) = (&mut slots[..row.len()], &self.input_scales[..]);
                 let converted = match self.backend {
                     #[cfg(target_arch = "x86_64")]
-                    Backend::Avx2 => {
+                    Backend::Avx2 | Backend::Avx512Vnni => {
                         let bounds = (tensor.minimum as i16, tensor.maximum as i16);
                         // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
                         unsafe { quantize::quantize_groups(row, scales, bounds, slots) }
@@ -323,11 +345,25 @@ fn execute_node(
     let region = |tensor: usize| model.plan.regions[tensor];
     match (backend, packed) {
         #[cfg(target_arch = "x86_64")]
-        (Backend::Avx2, Packed::Dense(dense)) => {
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Dense(dense)) => {
             // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
             unsafe { avx2::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
         }
-        (Backend::Avx2, Packed::Forest(forest)) => {
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx512Vnni, Packed::Recurrent(layer)) => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX-512 F, BW and VNNI.
+            unsafe {
+                recurrent::avx512::execute(layer, scratch, region(node.inputs[0]), region(node.output), rows);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx2, Packed::Recurrent(layer)) => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+            unsafe {
+                recurrent::avx2::execute(layer, scratch, region(node.inputs[0]), region(node.output), rows);
+            }
+        }
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Forest(forest)) => {
             let Operator::Trees(trees) = &node.operator else { unreachable!("only trees pack to a forest") };
             forest.execute(trees, scratch, region(node.inputs[0]), region(node.output), rows);
         }

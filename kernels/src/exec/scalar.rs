@@ -1,5 +1,6 @@
 //! The reference executor: `SPEC.md`, section by section, in plain loops. Speed is not its purpose.
 
+use super::recurrent;
 use super::scratch::Scratch;
 use crate::model::Model;
 use crate::model::graph::{Activation, Affine, Dense, Finish, Node, Operator, Tensor, Trees, Weights};
@@ -21,6 +22,7 @@ pub(crate) fn execute(model: &Model, node: &Node, scratch: &mut Scratch, rows: u
                 add([input, other], output, scratch, [from, other_from], to, row);
             }
             Operator::Map(activation) => map(*activation, input, output, scratch, from, to, row),
+            Operator::Recurrent(layer) => recurrent::execute(layer, input, output, scratch, from, to, row),
             Operator::Trees(ensemble) => trees(ensemble, scratch, from, to, row),
         }
     }

@@ -1,6 +1,11 @@
-//! The memory of an executor: one arena for each element width, laid out by the model's plan.
+//! The memory of an executor: one arena for each element width, laid out by the model's plan, and what recurrent layers
+//! work in.
 
-use crate::model::plan::{Arena, Plan, Region};
+use super::Packed;
+use super::recurrent::{PackedRecurrent, UNITS, Words};
+use crate::model::Model;
+use crate::model::graph::Operator;
+use crate::model::plan::{Arena, Region};
 
 /// Arenas for a fixed number of slots. Row `r` of a region starts at `offset * slots + r * stride`.
 #[derive(Debug)]
@@ -9,20 +14,71 @@ pub(crate) struct Scratch {
     i16s: Vec<i16>,
     i32s: Vec<i32>,
     i64s: Vec<i64>,
+    work: Work,
+}
+
+/// Working memory of the recurrent layers, which run one after the other: as much as the largest needs, whatever the
+/// number of slots.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) words: Vec<Words>,
+    pub(super) halves: Vec<i16>,
+}
+
+impl Work {
+    fn new(model: &Model) -> Work {
+        let (mut words, mut halves) = (0, 0);
+        for (node, packed) in model.graph.nodes.iter().zip(&model.packed) {
+            if let Operator::Recurrent(layer) = &node.operator {
+                // What the reference needs, and what vectors do.
+                words = words.max(layer.hidden().div_ceil(UNITS));
+                halves = halves.max(2 * layer.hidden());
+            }
+            if let Packed::Recurrent(layer) = packed {
+                words = words.max(layer.work_words());
+                halves = halves.max(layer.work_halves());
+            }
+        }
+        Work { words: vec![Words::default(); words], halves: vec![0; halves] }
+    }
+}
+
+/// What a vector kernel needs to take a block of rows through a recurrent layer. Every pointer is good for all rows.
+#[derive(Debug)]
+pub(super) struct Block<'a> {
+    pub(super) rows: usize,
+    pub(super) x: *const i16,
+    pub(super) x_stride: usize,
+    pub(super) y: *mut i16,
+    pub(super) y_stride: usize,
+    /// `POSITIONS` × groups × gates vectors.
+    pub(super) shares: *mut Words,
+    /// `[row][group]`.
+    pub(super) cells: *mut Words,
+    /// Hidden states `[row][group][unit]`, and as much for the next ones.
+    pub(super) before: *mut i16,
+    pub(super) after: *mut i16,
+    scratch: std::marker::PhantomData<&'a mut Scratch>,
 }
 
 impl Scratch {
-    pub(crate) fn new(plan: &Plan, slots: usize) -> Scratch {
+    pub(crate) fn new(model: &Model, slots: usize) -> Scratch {
+        let plan = &model.plan;
         Scratch {
             slots,
             i16s: vec![0; plan.i16_elements * slots],
             i32s: vec![0; plan.i32_elements * slots],
             i64s: vec![0; plan.i64_elements * slots],
+            work: Work::new(model),
         }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.i16s.len() * 2 + self.i32s.len() * 4 + self.i64s.len() * 8
+        self.i16s.len() * 2
+            + self.i32s.len() * 4
+            + self.i64s.len() * 8
+            + self.work.words.len() * size_of::<Words>()
+            + self.work.halves.len() * 2
     }
 
     /// Start of a row in its arena.
@@ -63,6 +119,52 @@ impl Scratch {
     /// All `i16` values and all `i32` values, for kernels that read one region and write another.
     pub(crate) fn arenas_mut(&mut self) -> (&mut [i16], &mut [i32]) {
         (&mut self.i16s, &mut self.i32s)
+    }
+
+    /// All `i16` values, all `i32` values, and the working memory.
+    pub(super) fn parts_mut(&mut self) -> (&mut [i16], &mut [i32], &mut Work) {
+        (&mut self.i16s, &mut self.i32s, &mut self.work)
+    }
+
+    /// A block of `rows` rows of a recurrent layer, whose first rows start at `x` and `y`, with the states before the
+    /// first step.
+    pub(super) fn block(
+        &mut self,
+        layer: &PackedRecurrent,
+        x: usize,
+        from: Region,
+        y: usize,
+        to: Region,
+        rows: usize,
+    ) -> Block<'_> {
+        let states = layer.groups() * UNITS;
+        assert!(x + rows * from.stride <= self.i16s.len() && y + rows * to.stride <= self.i16s.len());
+        // A pair of features beyond the last lies in the row's padding: rows are padded to a whole vector.
+        assert!((layer.steps * layer.features).next_multiple_of(2) <= from.stride);
+        assert!(layer.hidden * if layer.last_only { 1 } else { layer.steps } <= to.stride);
+        let (words, halves) = (&mut self.work.words[..layer.work_words()], &mut self.work.halves[..]);
+        let halves = &mut halves[..layer.work_halves()];
+        let (cells, shares) = words.split_at_mut(rows * layer.groups());
+        let (before, after) = halves.split_at_mut(rows * states);
+        for row in 0..rows {
+            before[row * states..][..states].copy_from_slice(&layer.initial_hidden);
+            Words::flat(cells)[row * states..][..states].copy_from_slice(&layer.initial_cell);
+        }
+        let base = self.i16s.as_mut_ptr();
+        Block {
+            rows,
+            // SAFETY: asserted above to lie in the arena.
+            x: unsafe { base.add(x).cast_const() },
+            x_stride: from.stride,
+            // SAFETY: as above.
+            y: unsafe { base.add(y) },
+            y_stride: to.stride,
+            shares: shares.as_mut_ptr(),
+            cells: cells.as_mut_ptr(),
+            before: before.as_mut_ptr(),
+            after: after.as_mut_ptr(),
+            scratch: std::marker::PhantomData,
+        }
     }
 
     pub(crate) fn get(&self, region: Region, row: usize, element: usize) -> i64 {

@@ -1,6 +1,7 @@
 //! Ranges of all values of the float model over the calibration rows.
 
 use super::float::{FloatGraph, Operation, Value};
+use super::recurrent::Extent;
 use super::{BATCH, ImportError, Progress, Stage};
 use crate::npy;
 
@@ -8,6 +9,8 @@ use crate::npy;
 #[derive(Debug, Clone)]
 pub(crate) struct Ranges {
     values: Vec<(f64, f64)>,
+    /// Of recurrent layers, by output.
+    extents: Vec<Extent>,
     /// By element of the input row.
     pub(crate) input_bounds: Vec<f64>,
 }
@@ -44,12 +47,13 @@ impl Ranges {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Ranges, ImportError> {
         let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); graph.shapes.len()];
+        let mut extents = vec![Extent::default(); graph.shapes.len()];
         let mut input_bounds = vec![0f64; graph.len(0)];
         for row in 0..rows.rows() {
             if row % BATCH == 0 {
                 progress(Progress { stage: Stage::Calibrating, done: row, total: rows.rows() });
             }
-            let values = graph.run(rows.row(row));
+            let values = graph.run_measured(rows.row(row), &mut extents);
             for (range, values) in ranges.iter_mut().zip(&values) {
                 for &value in values {
                     *range = (range.0.min(value), range.1.max(value));
@@ -67,11 +71,16 @@ impl Ranges {
                 return Err(ImportError::Calibration(what));
             }
         }
-        Ok(Ranges { values: ranges, input_bounds })
+        Ok(Ranges { values: ranges, extents, input_bounds })
     }
 
     pub(crate) fn of(&self, value: Value) -> (f64, f64) {
         self.values[value]
+    }
+
+    /// What the recurrent layer that computes `value` met.
+    pub(crate) fn extent(&self, value: Value) -> &Extent {
+        &self.extents[value]
     }
 
     /// Largest magnitude of a value.

@@ -2,6 +2,8 @@
 //!
 //! Calibration runs it to find ranges, and the report compares with it.
 
+use super::recurrent::{Extent, FloatRecurrent};
+
 /// Index of a value of the float graph.
 pub(crate) type Value = usize;
 
@@ -96,6 +98,12 @@ pub(crate) enum Operation {
     Function(Function),
     Add,
     Ensemble(Ensemble),
+    Recurrent(Box<FloatRecurrent>),
+    /// `len` elements of a row from `start` on.
+    Part {
+        start: usize,
+        len: usize,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -126,6 +134,11 @@ impl FloatGraph {
 
     /// Computes all values for one row.
     pub(crate) fn run(&self, row: &[f32]) -> Vec<Vec<f64>> {
+        self.run_measured(row, &mut vec![Extent::default(); self.shapes.len()])
+    }
+
+    /// Computes all values for one row, and widens the extents of the recurrent layers, by output, to theirs.
+    pub(crate) fn run_measured(&self, row: &[f32], extents: &mut [Extent]) -> Vec<Vec<f64>> {
         let mut values = vec![Vec::new(); self.shapes.len()];
         values[0] = row.iter().map(|&x| f64::from(x)).collect();
         for step in &self.steps {
@@ -147,6 +160,8 @@ impl FloatGraph {
                 Operation::Function(function) => x.iter().map(|&x| function.apply(x)).collect(),
                 Operation::Add => x.iter().zip(&values[step.inputs[1]]).map(|(a, b)| a + b).collect(),
                 Operation::Ensemble(ensemble) => ensemble.run(x),
+                Operation::Recurrent(layer) => layer.run(x, &mut extents[step.output]),
+                &Operation::Part { start, len } => x[start..start + len].to_vec(),
             };
         }
         values

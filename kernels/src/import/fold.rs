@@ -5,7 +5,11 @@ use super::float::{FloatGraph, Operation, Step, Value};
 /// Folds until nothing changes. An affine step that reads the model's input stays: it is what brings features of
 /// different sizes to one scale.
 pub(crate) fn fold(graph: &mut FloatGraph) {
-    while fold_identity(graph) || fold_into_producer(graph) || fold_into_consumer(graph) {}
+    while fold_identity(graph)
+        || fold_last_step(graph)
+        || fold_into_producer(graph)
+        || fold_into_consumer(graph)
+    {}
 }
 
 pub(crate) fn uses(graph: &FloatGraph, value: Value) -> usize {
@@ -56,6 +60,30 @@ fn replace(graph: &mut FloatGraph, old: Value, new: Value) {
             *input = new;
         }
     }
+}
+
+/// A recurrent layer of which only the last step is read keeps the others to itself.
+fn fold_last_step(graph: &mut FloatGraph) -> bool {
+    let counts = use_counts(graph);
+    for index in 0..graph.steps.len() {
+        let Operation::Part { start, len } = graph.steps[index].operation else { continue };
+        let from = graph.steps[index].inputs[0];
+        let whole = graph.len(from);
+        let Some(producer) = graph.steps.iter().position(|step| step.output == from) else { continue };
+        let Operation::Recurrent(layer) = &mut graph.steps[producer].operation else { continue };
+        if counts[from] != 1 || layer.last_only || len != layer.hidden || start + len != whole {
+            continue;
+        }
+        layer.last_only = true;
+        let part = graph.steps.remove(index);
+        let producer = &mut graph.steps[producer];
+        producer.output = part.output;
+        if part.source != producer.source {
+            producer.source = format!("{}+{}", producer.source, part.source);
+        }
+        return true;
+    }
+    false
 }
 
 /// Dense or affine, then affine: one step, if nothing else reads what lies between.

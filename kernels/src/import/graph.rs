@@ -20,13 +20,17 @@ pub const SUPPORTED: &[&str] = &[
     "Div",
     "Dropout",
     "Flatten",
+    "GRU",
+    "Gather",
     "Gemm",
     "Identity",
+    "LSTM",
     "MatMul",
     "Mul",
     "Relu",
     "Reshape",
     "Sigmoid",
+    "Slice",
     "Squeeze",
     "Sub",
     "Tanh",
@@ -88,6 +92,8 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     let mut reader = Reader {
         known: HashMap::new(),
         elements: 0,
+        batch_axes: Vec::new(),
+        read: live.iter().flat_map(|node| node.input.iter().cloned()).chain([served.clone()]).collect(),
         graph: FloatGraph {
             name: graph.name.clone().unwrap_or_default(),
             producer: producer.join(" ").trim().to_owned(),
@@ -104,10 +110,24 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
         return Err(ImportError::Graph(format!("output '{served}' does not depend on the input")));
     };
     reader.graph.output = *value;
+    if reader.batch_axis(*value) != 0 {
+        let what = format!("the batch is not the first dimension of output '{served}'");
+        return Err(ImportError::Graph(what));
+    }
     if reader.graph.output == 0 {
         return Err(ImportError::Graph(format!("output '{served}' is the input itself")));
     }
     fold::fold(&mut reader.graph);
+    if let Some(part) =
+        reader.graph.steps.iter().find(|step| matches!(step.operation, Operation::Part { .. }))
+    {
+        return Err(ImportError::Node {
+            node: part.name.clone(),
+            operator: part.source.clone(),
+            what: "only the last step of a recurrent layer can be taken out, and nothing else may read the others"
+                .into(),
+        });
+    }
     Ok(Imported { graph: reader.graph, served_output: served, dropped_outputs: dropped })
 }
 
@@ -188,6 +208,10 @@ pub(crate) struct Reader {
     pub(crate) graph: FloatGraph,
     /// Elements in a row of all values so far.
     elements: usize,
+    /// Where the batch dimension of each value stands in ONNX's shape: a value has its row's dimensions, and this one.
+    batch_axes: Vec<usize>,
+    /// Names that a node reads, or that are served.
+    read: HashSet<String>,
 }
 
 pub(crate) fn refuse<T>(node: &NodeProto, what: impl Into<String>) -> Result<T, ImportError> {
@@ -253,6 +277,7 @@ impl Reader {
             )));
         }
         self.graph.shapes.push(shape);
+        self.batch_axes.push(0);
         self.known.insert(name, Known::Value(0));
         Ok(())
     }
@@ -286,11 +311,37 @@ impl Reader {
         }
     }
 
+    /// A computed value whose first dimension is the batch.
     pub(crate) fn value(&self, node: &NodeProto, index: usize) -> Result<Value, ImportError> {
+        let value = self.any_value(node, index)?;
+        match self.batch_axis(value) {
+            0 => Ok(value),
+            axis => {
+                refuse(node, format!("the batch is dimension {axis} of its input {index}, not the first"))
+            }
+        }
+    }
+
+    /// A computed value, wherever its batch dimension stands.
+    pub(crate) fn any_value(&self, node: &NodeProto, index: usize) -> Result<Value, ImportError> {
         match self.input(node, index)? {
             Known::Value(value) => Ok(*value),
             Known::Constant(_) => refuse(node, format!("its input {index} must not be a constant")),
         }
+    }
+
+    pub(crate) fn batch_axis(&self, value: Value) -> usize {
+        self.batch_axes[value]
+    }
+
+    /// Says where the batch dimension of the last step's result stands.
+    pub(crate) fn set_batch_axis(&mut self, axis: usize) {
+        *self.batch_axes.last_mut().expect("there is the input at least") = axis;
+    }
+
+    /// Whether anything reads what has this name.
+    pub(crate) fn is_read(&self, name: &str) -> bool {
+        self.read.contains(name)
     }
 
     /// Appends a step, whose result is the node's output `index`.
@@ -310,6 +361,7 @@ impl Reader {
         }
         let output = self.graph.shapes.len();
         self.graph.shapes.push(shape);
+        self.batch_axes.push(0);
         self.elements += self.graph.len(output);
         if self.elements > MAX_ROWS_TOTAL {
             return refuse(node, format!("the values of one row exceed {MAX_ROWS_TOTAL} elements in all"));

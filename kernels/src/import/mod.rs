@@ -10,9 +10,11 @@ mod float;
 mod fold;
 mod forest;
 mod graph;
+mod moves;
 mod onnx;
 mod operators;
 mod quantize;
+mod recurrent;
 #[cfg(test)]
 mod tests;
 mod trees;

@@ -30,17 +30,12 @@ impl Reader {
                 self.define(node, 0, known);
                 Ok(())
             }
-            "Transpose" => {
-                let transposed = self.constant(node, 0)?.transposed();
-                match (transposed, node.ints("perm")) {
-                    (Some(transposed), [] | [1, 0]) => {
-                        self.define(node, 0, Known::Constant(transposed));
-                        Ok(())
-                    }
-                    _ => refuse(node, "only constant matrices are transposed"),
-                }
-            }
-            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.reshape(node),
+            "Transpose" => self.transpose(node),
+            "Squeeze" | "Unsqueeze" => self.change_rank(node),
+            "Gather" => self.gather(node),
+            "Slice" => self.slice(node),
+            "LSTM" | "GRU" => self.recurrent(node),
+            "Reshape" | "Flatten" => self.reshape(node),
             "MatMul" => self.matmul(node),
             "Gemm" => self.gemm(node),
             "Add" | "Sub" | "Mul" | "Div" => self.elementwise(node),
@@ -53,9 +48,11 @@ impl Reader {
     }
 
     fn function(&mut self, node: &NodeProto, function: Function) -> Result<(), ImportError> {
-        let input = self.value(node, 0)?;
+        let input = self.any_value(node, 0)?;
         let shape = self.graph.shapes[input].clone();
-        self.step(node, 0, Operation::Function(function), vec![input], shape)
+        self.step(node, 0, Operation::Function(function), vec![input], shape)?;
+        self.set_batch_axis(self.batch_axis(input));
+        Ok(())
     }
 
     /// Changes the shape of a row; the batch must stay the first dimension.
@@ -87,11 +84,8 @@ impl Reader {
         let value = self.value(node, 0)?;
         let reshaped = match node.operator().as_str() {
             "Reshape" => reshaped_row(&shape, len, &target.unwrap_or_default()),
-            "Flatten" if node.int("axis", 1) == 1 => Some(vec![len as u32]),
-            "Flatten" => None,
-            "Squeeze" => Some(shape.iter().copied().filter(|&length| length != 1).collect()),
-            // Where the new dimensions stand does not move data, as long as the batch stays first.
-            _ => Some(shape.clone()),
+            _ if node.int("axis", 1) == 1 => Some(vec![len as u32]),
+            _ => None,
         };
         let Some(reshaped) = reshaped else {
             return refuse(
@@ -99,14 +93,9 @@ impl Reader {
                 format!("a row of {shape:?} cannot be reshaped so: the batch must stay the first dimension"),
             );
         };
-        if reshaped == shape {
-            self.define(node, 0, Known::Value(value));
-            return Ok(());
-        }
-        // A value has one shape; a reshaped one is the same value under an identity step, folded away afterwards.
-        let len = self.graph.len(value);
-        let operation = Operation::Affine { scale: vec![1.0; len], offset: vec![0.0; len] };
-        self.step(node, 0, operation, vec![value], reshaped)
+        let dimensions: Vec<Option<u32>> =
+            std::iter::once(None).chain(reshaped.into_iter().map(Some)).collect();
+        self.view(node, value, &dimensions)
     }
 
     fn matmul(&mut self, node: &NodeProto) -> Result<(), ImportError> {

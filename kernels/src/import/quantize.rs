@@ -6,7 +6,7 @@
 use super::calibrate::Ranges;
 use super::float::{Finish, FloatGraph, Function, Operation, Step, Value};
 use super::fold::uses;
-use super::{CompileOptions, ImportError, forest};
+use super::{CompileOptions, ImportError, forest, recurrent};
 use crate::model::graph::{Activation, Affine, Dense, Element, Graph, Node, Operator, Tensor, Weights};
 use crate::spec::activation::{self, OUTPUT_EXPONENTS, SIGMOID_INPUT_EXPONENT, TANH_INPUT_EXPONENT};
 use crate::spec::rounding::{EXPONENTS, MAX_RIGHT_SHIFT, power_of_two};
@@ -63,7 +63,10 @@ pub(crate) fn quantize(
                 Operation::Dense { .. } => true,
                 // Relu is a bound of the output, which every requantisation has.
                 Operation::Affine { .. } | Operation::Add => *function == Function::Relu,
-                Operation::Function(_) | Operation::Ensemble(_) => false,
+                Operation::Function(_)
+                | Operation::Ensemble(_)
+                | Operation::Recurrent(_)
+                | Operation::Part { .. } => false,
             };
             alone && takes
         });
@@ -85,7 +88,7 @@ struct Builder<'a> {
 }
 
 /// The largest exponent at which a value of magnitude `bound` stays below `2^bits`.
-fn exponent_for(bound: f64, bits: u32) -> i32 {
+pub(super) fn exponent_for(bound: f64, bits: u32) -> i32 {
     // A value that is always zero may have any scale.
     let bound = bound.max(1e-12);
     let most = ((1i64 << bits) - 1) as f64;
@@ -117,6 +120,7 @@ impl Builder<'_> {
             Operation::Dense { bias, weights } if self.width == Width::Narrow => {
                 activation_bits(weights.len() / bias.len())
             }
+            Operation::Recurrent(layer) if self.width == Width::Narrow => activation_bits(layer.features),
             _ => 15,
         };
         self.consumers(value).map(of).min().unwrap_or(15)
@@ -221,6 +225,21 @@ impl Builder<'_> {
                 Operator::Affine(affine(step, scale, offset, input, &output)?)
             }
             Operation::Add => Operator::Add,
+            Operation::Part { .. } => unreachable!("the importer refuses what it could not fold"),
+            Operation::Recurrent(layer) => {
+                let own = if self.width == Width::Narrow { activation_bits(layer.hidden) } else { 15 };
+                let exponent = (self.bits(value).min(own) as i32)
+                    .clamp(*OUTPUT_EXPONENTS.start(), *OUTPUT_EXPONENTS.end());
+                let one = activation::one(exponent);
+                output = self.tensor(value, &step.name, Element::I16, exponent, (-one, one));
+                let input = &self.graph.tensors[inputs[0]];
+                let extent = self.ranges.extent(value);
+                let narrow = self.width == Width::Narrow;
+                let headroom = self.options.headroom;
+                Operator::Recurrent(recurrent::quantize(
+                    step, layer, extent, headroom, narrow, input, &output,
+                )?)
+            }
             Operation::Function(own) => {
                 output = self.output_tensor(value, &step.name, Some(*own));
                 Operator::Map(activation_of(Some(*own)))

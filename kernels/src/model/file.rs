@@ -5,7 +5,8 @@
 use flatbuffers::{FlatBufferBuilder, Vector, VerifierOptions, WIPOffset};
 
 use super::graph::{
-    self, Activation, Affine, Dense, Element, Finish, Graph, Node, Operator, Tensor, Trees, Weights,
+    self, Activation, Affine, Cell, Dense, Element, Finish, Graph, Node, Operator, Recurrent, Tensor, Trees,
+    Weights,
 };
 use super::schema::haca::model as schema;
 use super::{Calibration, LoadError};
@@ -120,6 +121,9 @@ fn encode_node<'a>(b: &mut FlatBufferBuilder<'a>, node: &Node) -> WIPOffset<sche
             (schema::Operator::Map, schema::Map::create(b, &arguments).as_union_value())
         }
         Operator::Trees(trees) => (schema::Operator::Trees, encode_trees(b, trees).as_union_value()),
+        Operator::Recurrent(layer) => {
+            (schema::Operator::Recurrent, encode_recurrent(b, layer).as_union_value())
+        }
     };
     let inputs: Vec<u32> = node.inputs.iter().map(|&input| input as u32).collect();
     let arguments = schema::NodeArgs {
@@ -155,6 +159,29 @@ fn encode_trees<'a>(b: &mut FlatBufferBuilder<'a>, trees: &Trees) -> WIPOffset<s
         },
     };
     schema::Trees::create(b, &arguments)
+}
+
+fn encode_recurrent<'a>(
+    b: &mut FlatBufferBuilder<'a>,
+    layer: &Recurrent,
+) -> WIPOffset<schema::Recurrent<'a>> {
+    let arguments = schema::RecurrentArgs {
+        cell: match layer.cell {
+            Cell::Lstm => schema::Cell::Lstm,
+            Cell::Gru => schema::Cell::Gru,
+        },
+        input_weights: Some(b.create_vector(&layer.input_weights)),
+        input_exponents: Some(b.create_vector(&narrow(&layer.input_exponents))),
+        recurrent_weights: Some(b.create_vector(&layer.recurrent_weights)),
+        recurrent_exponents: Some(b.create_vector(&narrow(&layer.recurrent_exponents))),
+        bias: Some(b.create_vector(&layer.bias)),
+        recurrent_bias: Some(b.create_vector(&layer.recurrent_bias)),
+        cell_exponent: layer.cell_exponent as i16,
+        initial_hidden: Some(b.create_vector(&layer.initial_hidden)),
+        initial_cell: Some(b.create_vector(&layer.initial_cell)),
+        last_only: layer.last_only,
+    };
+    schema::Recurrent::create(b, &arguments)
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<(Graph, Metadata), LoadError> {
@@ -261,6 +288,8 @@ fn decode_node(node: schema::Node<'_>) -> Result<Node, LoadError> {
         Operator::Map(decode_activation(map.activation())?)
     } else if let Some(trees) = node.operator_as_trees() {
         Operator::Trees(decode_trees(trees)?)
+    } else if let Some(layer) = node.operator_as_recurrent() {
+        Operator::Recurrent(decode_recurrent(layer)?)
     } else {
         return Err(LoadError::Malformed(format!("unknown operator {}", node.operator_type().0)));
     };
@@ -294,5 +323,25 @@ fn decode_trees(trees: schema::Trees<'_>) -> Result<Trees, LoadError> {
             schema::Finish::LogisticPair => Finish::LogisticPair,
             other => return Err(LoadError::Malformed(format!("unknown finish {}", other.0))),
         },
+    })
+}
+
+fn decode_recurrent(layer: schema::Recurrent<'_>) -> Result<Recurrent, LoadError> {
+    Ok(Recurrent {
+        cell: match layer.cell() {
+            schema::Cell::Lstm => Cell::Lstm,
+            schema::Cell::Gru => Cell::Gru,
+            other => return Err(LoadError::Malformed(format!("unknown recurrent cell {}", other.0))),
+        },
+        input_weights: list(layer.input_weights()),
+        input_exponents: widen(layer.input_exponents()),
+        recurrent_weights: list(layer.recurrent_weights()),
+        recurrent_exponents: widen(layer.recurrent_exponents()),
+        bias: list(layer.bias()),
+        recurrent_bias: list(layer.recurrent_bias()),
+        cell_exponent: layer.cell_exponent().into(),
+        initial_hidden: list(layer.initial_hidden()),
+        initial_cell: list(layer.initial_cell()),
+        last_only: layer.last_only(),
     })
 }

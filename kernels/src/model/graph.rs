@@ -2,7 +2,8 @@
 //!
 //! The importer builds one, the file holds one, [`super::validate`] proves one. Executors see proven graphs only.
 
-use crate::spec::activation;
+use crate::spec::recurrence::States;
+use crate::spec::{activation, gate};
 
 /// Storage and meaning of a tensor's integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +180,70 @@ impl Trees {
     }
 }
 
+/// Which recurrent unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cell {
+    /// Gates input, output, forget, cell.
+    Lstm,
+    /// Gates update, reset, hidden; the reset gate comes after the product.
+    Gru,
+}
+
+impl Cell {
+    pub(crate) fn gates(self) -> usize {
+        match self {
+            Cell::Lstm => 4,
+            Cell::Gru => 3,
+        }
+    }
+
+    /// Exponent of a gate's argument.
+    pub(crate) fn argument_exponent(self, gate: usize) -> i32 {
+        if gate + 1 == self.gates() { gate::TANH_INPUT_EXPONENT } else { gate::SIGMOID_INPUT_EXPONENT }
+    }
+}
+
+/// A forward recurrent layer over the first dimension of its input. Rows of both matrices are `[gates][hidden]`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Recurrent {
+    pub(crate) cell: Cell,
+    pub(crate) input_weights: Vec<i16>,
+    pub(crate) input_exponents: Vec<i32>,
+    pub(crate) recurrent_weights: Vec<i16>,
+    pub(crate) recurrent_exponents: Vec<i32>,
+    /// One for each row, at the scale of the input's products.
+    pub(crate) bias: Vec<i64>,
+    /// GRU: one for each hidden unit, of its hidden gate, at the scale of the recurrent products.
+    pub(crate) recurrent_bias: Vec<i64>,
+    pub(crate) cell_exponent: i32,
+    /// LSTM only; empty is zero.
+    pub(crate) initial_hidden: Vec<i16>,
+    /// Empty is zero.
+    pub(crate) initial_cell: Vec<i32>,
+    /// Whether the output is the last step's hidden state, and not every step's.
+    pub(crate) last_only: bool,
+}
+
+impl Recurrent {
+    pub(crate) fn hidden(&self) -> usize {
+        self.bias.len() / self.cell.gates()
+    }
+
+    /// Features of a step.
+    pub(crate) fn features(&self) -> usize {
+        self.input_weights.len() / self.bias.len()
+    }
+
+    /// Exponent of the sum of row `row`.
+    pub(crate) fn sum_exponent(&self, row: usize, output: &Tensor) -> i32 {
+        output.exponent + self.recurrent_exponents[row]
+    }
+
+    pub(crate) fn states(&self, output: &Tensor) -> States {
+        States { cell: self.cell_exponent, hidden: output.exponent }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Operator {
     Dense(Dense),
@@ -186,6 +251,7 @@ pub(crate) enum Operator {
     Add,
     Map(Activation),
     Trees(Trees),
+    Recurrent(Recurrent),
 }
 
 #[derive(Debug, Clone, PartialEq)]

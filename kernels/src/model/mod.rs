@@ -98,7 +98,7 @@ pub struct Calibration {
 pub struct LayerInfo {
     /// Name from the source graph.
     pub name: String,
-    /// Fixed-point operator: `dense`, `affine`, `add`, `map` or `trees`.
+    /// Fixed-point operator: `dense`, `affine`, `add`, `map`, `trees`, `lstm` or `gru`.
     pub operator: &'static str,
     /// Operators of the source graph that became this layer.
     pub source: String,
@@ -148,9 +148,9 @@ impl Model {
     pub fn load(file: &[u8]) -> Result<Model, LoadError> {
         let (graph, metadata) = file::decode(file)?;
         let proofs = validate::validate(&graph)?;
-        let plan = Plan::new(&graph);
-        let packed =
+        let packed: Vec<Packed> =
             graph.nodes.iter().zip(&proofs).map(|(node, proof)| Packed::new(&graph, node, *proof)).collect();
+        let plan = Plan::new(&graph);
         let id = Sha256::digest(file).into();
         Ok(Model { id, graph, proofs, plan, packed, metadata, file_bytes: file.len() })
     }
@@ -207,7 +207,7 @@ impl Model {
         self.file_bytes + self.packed.iter().map(Packed::memory_bytes).sum::<usize>()
     }
 
-    /// Bytes of scratch an [`crate::Executor`] takes for each row.
+    /// Bytes of scratch an [`crate::Executor`] takes for each row; recurrent layers take some more, once.
     pub fn scratch_bytes_per_row(&self) -> usize {
         self.plan.bytes_per_slot() + self.output_len() * 8
     }
@@ -254,12 +254,21 @@ impl Model {
             Operator::Add => ("add", 0, 0),
             Operator::Map(_) => ("map", 0, 0),
             Operator::Trees(trees) => ("trees", 32, trees.features.len() + trees.entry_values.len()),
+            Operator::Recurrent(layer) => {
+                let weights = layer.input_weights.len() + layer.recurrent_weights.len();
+                let name = if layer.cell == graph::Cell::Lstm { "lstm" } else { "gru" };
+                (name, 16, weights + layer.bias.len() + layer.recurrent_bias.len())
+            }
         };
         let weight_exponents = match &node.operator {
             Operator::Dense(dense) => {
                 dense.weight_exponents.iter().copied().min().zip(dense.weight_exponents.iter().copied().max())
             }
             Operator::Trees(trees) => Some((trees.sum_exponent, trees.sum_exponent)),
+            Operator::Recurrent(layer) => {
+                let exponents = || layer.input_exponents.iter().chain(&layer.recurrent_exponents).copied();
+                exponents().min().zip(exponents().max())
+            }
             _ => None,
         };
         let scale = power_of_two(-output.exponent);

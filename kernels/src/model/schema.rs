@@ -306,18 +306,104 @@ impl<'a> flatbuffers::Verifiable for Finish {
 
 impl flatbuffers::SimpleToVerifyInSlice for Finish {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_OPERATOR: u8 = 0;
+pub const ENUM_MIN_CELL: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_OPERATOR: u8 = 5;
+pub const ENUM_MAX_CELL: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_OPERATOR: [Operator; 6] = [
+pub const ENUM_VALUES_CELL: [Cell; 2] = [
+  Cell::Lstm,
+  Cell::Gru,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Cell(pub u8);
+#[allow(non_upper_case_globals)]
+impl Cell {
+  pub const Lstm: Self = Self(0);
+  pub const Gru: Self = Self(1);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Lstm,
+    Self::Gru,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Lstm => Some("Lstm"),
+      Self::Gru => Some("Gru"),
+      _ => None,
+    }
+  }
+}
+impl core::fmt::Debug for Cell {
+  fn fmt(&self, f: &mut core::fmt::Formatter) -> core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> flatbuffers::Follow<'a> for Cell {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = flatbuffers::read_scalar_at::<u8>(buf, loc);
+    Self(b)
+  }
+}
+
+impl flatbuffers::Push for Cell {
+    type Output = Cell;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        flatbuffers::emplace_scalar::<u8>(dst, self.0);
+    }
+}
+
+impl flatbuffers::EndianScalar for Cell {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> flatbuffers::Verifiable for Cell {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl flatbuffers::SimpleToVerifyInSlice for Cell {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_OPERATOR: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_OPERATOR: u8 = 6;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_OPERATOR: [Operator; 7] = [
   Operator::NONE,
   Operator::Dense,
   Operator::Affine,
   Operator::Add,
   Operator::Map,
   Operator::Trees,
+  Operator::Recurrent,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -331,9 +417,10 @@ impl Operator {
   pub const Add: Self = Self(3);
   pub const Map: Self = Self(4);
   pub const Trees: Self = Self(5);
+  pub const Recurrent: Self = Self(6);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 5;
+  pub const ENUM_MAX: u8 = 6;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Dense,
@@ -341,6 +428,7 @@ impl Operator {
     Self::Add,
     Self::Map,
     Self::Trees,
+    Self::Recurrent,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -351,6 +439,7 @@ impl Operator {
       Self::Add => Some("Add"),
       Self::Map => Some("Map"),
       Self::Trees => Some("Trees"),
+      Self::Recurrent => Some("Recurrent"),
       _ => None,
     }
   }
@@ -1363,6 +1452,273 @@ impl core::fmt::Debug for Trees<'_> {
       ds.finish()
   }
 }
+pub enum RecurrentOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Recurrent<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for Recurrent<'a> {
+  type Inner = Recurrent<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> Recurrent<'a> {
+  pub const VT_CELL: flatbuffers::VOffsetT = 4;
+  pub const VT_INPUT_WEIGHTS: flatbuffers::VOffsetT = 6;
+  pub const VT_INPUT_EXPONENTS: flatbuffers::VOffsetT = 8;
+  pub const VT_RECURRENT_WEIGHTS: flatbuffers::VOffsetT = 10;
+  pub const VT_RECURRENT_EXPONENTS: flatbuffers::VOffsetT = 12;
+  pub const VT_BIAS: flatbuffers::VOffsetT = 14;
+  pub const VT_RECURRENT_BIAS: flatbuffers::VOffsetT = 16;
+  pub const VT_CELL_EXPONENT: flatbuffers::VOffsetT = 18;
+  pub const VT_INITIAL_HIDDEN: flatbuffers::VOffsetT = 20;
+  pub const VT_INITIAL_CELL: flatbuffers::VOffsetT = 22;
+  pub const VT_LAST_ONLY: flatbuffers::VOffsetT = 24;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    Recurrent { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args RecurrentArgs<'args>
+  ) -> flatbuffers::WIPOffset<Recurrent<'bldr>> {
+    let mut builder = RecurrentBuilder::new(_fbb);
+    if let Some(x) = args.initial_cell { builder.add_initial_cell(x); }
+    if let Some(x) = args.initial_hidden { builder.add_initial_hidden(x); }
+    if let Some(x) = args.recurrent_bias { builder.add_recurrent_bias(x); }
+    if let Some(x) = args.bias { builder.add_bias(x); }
+    if let Some(x) = args.recurrent_exponents { builder.add_recurrent_exponents(x); }
+    if let Some(x) = args.recurrent_weights { builder.add_recurrent_weights(x); }
+    if let Some(x) = args.input_exponents { builder.add_input_exponents(x); }
+    if let Some(x) = args.input_weights { builder.add_input_weights(x); }
+    builder.add_cell_exponent(args.cell_exponent);
+    builder.add_last_only(args.last_only);
+    builder.add_cell(args.cell);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn cell(&self) -> Cell {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Cell>(Recurrent::VT_CELL, Some(Cell::Lstm)).unwrap()}
+  }
+  #[inline]
+  pub fn input_weights(&self) -> Option<flatbuffers::Vector<'a, i16>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i16>>>(Recurrent::VT_INPUT_WEIGHTS, None)}
+  }
+  #[inline]
+  pub fn input_exponents(&self) -> Option<flatbuffers::Vector<'a, i16>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i16>>>(Recurrent::VT_INPUT_EXPONENTS, None)}
+  }
+  #[inline]
+  pub fn recurrent_weights(&self) -> Option<flatbuffers::Vector<'a, i16>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i16>>>(Recurrent::VT_RECURRENT_WEIGHTS, None)}
+  }
+  #[inline]
+  pub fn recurrent_exponents(&self) -> Option<flatbuffers::Vector<'a, i16>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i16>>>(Recurrent::VT_RECURRENT_EXPONENTS, None)}
+  }
+  #[inline]
+  pub fn bias(&self) -> Option<flatbuffers::Vector<'a, i64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i64>>>(Recurrent::VT_BIAS, None)}
+  }
+  #[inline]
+  pub fn recurrent_bias(&self) -> Option<flatbuffers::Vector<'a, i64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i64>>>(Recurrent::VT_RECURRENT_BIAS, None)}
+  }
+  #[inline]
+  pub fn cell_exponent(&self) -> i16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i16>(Recurrent::VT_CELL_EXPONENT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn initial_hidden(&self) -> Option<flatbuffers::Vector<'a, i16>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i16>>>(Recurrent::VT_INITIAL_HIDDEN, None)}
+  }
+  #[inline]
+  pub fn initial_cell(&self) -> Option<flatbuffers::Vector<'a, i32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i32>>>(Recurrent::VT_INITIAL_CELL, None)}
+  }
+  #[inline]
+  pub fn last_only(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Recurrent::VT_LAST_ONLY, Some(false)).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for Recurrent<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<Cell>("cell", Self::VT_CELL, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i16>>>("input_weights", Self::VT_INPUT_WEIGHTS, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i16>>>("input_exponents", Self::VT_INPUT_EXPONENTS, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i16>>>("recurrent_weights", Self::VT_RECURRENT_WEIGHTS, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i16>>>("recurrent_exponents", Self::VT_RECURRENT_EXPONENTS, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i64>>>("bias", Self::VT_BIAS, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i64>>>("recurrent_bias", Self::VT_RECURRENT_BIAS, false)?
+     .visit_field::<i16>("cell_exponent", Self::VT_CELL_EXPONENT, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i16>>>("initial_hidden", Self::VT_INITIAL_HIDDEN, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i32>>>("initial_cell", Self::VT_INITIAL_CELL, false)?
+     .visit_field::<bool>("last_only", Self::VT_LAST_ONLY, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RecurrentArgs<'a> {
+    pub cell: Cell,
+    pub input_weights: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i16>>>,
+    pub input_exponents: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i16>>>,
+    pub recurrent_weights: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i16>>>,
+    pub recurrent_exponents: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i16>>>,
+    pub bias: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i64>>>,
+    pub recurrent_bias: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i64>>>,
+    pub cell_exponent: i16,
+    pub initial_hidden: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i16>>>,
+    pub initial_cell: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i32>>>,
+    pub last_only: bool,
+}
+impl<'a> Default for RecurrentArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RecurrentArgs {
+      cell: Cell::Lstm,
+      input_weights: None,
+      input_exponents: None,
+      recurrent_weights: None,
+      recurrent_exponents: None,
+      bias: None,
+      recurrent_bias: None,
+      cell_exponent: 0,
+      initial_hidden: None,
+      initial_cell: None,
+      last_only: false,
+    }
+  }
+}
+
+pub struct RecurrentBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> RecurrentBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_cell(&mut self, cell: Cell) {
+    self.fbb_.push_slot::<Cell>(Recurrent::VT_CELL, cell, Cell::Lstm);
+  }
+  #[inline]
+  pub fn add_input_weights(&mut self, input_weights: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i16>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Recurrent::VT_INPUT_WEIGHTS, input_weights);
+  }
+  #[inline]
+  pub fn add_input_exponents(&mut self, input_exponents: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i16>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Recurrent::VT_INPUT_EXPONENTS, input_exponents);
+  }
+  #[inline]
+  pub fn add_recurrent_weights(&mut self, recurrent_weights: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i16>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Recurrent::VT_RECURRENT_WEIGHTS, recurrent_weights);
+  }
+  #[inline]
+  pub fn add_recurrent_exponents(&mut self, recurrent_exponents: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i16>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Recurrent::VT_RECURRENT_EXPONENTS, recurrent_exponents);
+  }
+  #[inline]
+  pub fn add_bias(&mut self, bias: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i64>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Recurrent::VT_BIAS, bias);
+  }
+  #[inline]
+  pub fn add_recurrent_bias(&mut self, recurrent_bias: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i64>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Recurrent::VT_RECURRENT_BIAS, recurrent_bias);
+  }
+  #[inline]
+  pub fn add_cell_exponent(&mut self, cell_exponent: i16) {
+    self.fbb_.push_slot::<i16>(Recurrent::VT_CELL_EXPONENT, cell_exponent, 0);
+  }
+  #[inline]
+  pub fn add_initial_hidden(&mut self, initial_hidden: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i16>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Recurrent::VT_INITIAL_HIDDEN, initial_hidden);
+  }
+  #[inline]
+  pub fn add_initial_cell(&mut self, initial_cell: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Recurrent::VT_INITIAL_CELL, initial_cell);
+  }
+  #[inline]
+  pub fn add_last_only(&mut self, last_only: bool) {
+    self.fbb_.push_slot::<bool>(Recurrent::VT_LAST_ONLY, last_only, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> RecurrentBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    RecurrentBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<Recurrent<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for Recurrent<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("Recurrent");
+      ds.field("cell", &self.cell());
+      ds.field("input_weights", &self.input_weights());
+      ds.field("input_exponents", &self.input_exponents());
+      ds.field("recurrent_weights", &self.recurrent_weights());
+      ds.field("recurrent_exponents", &self.recurrent_exponents());
+      ds.field("bias", &self.bias());
+      ds.field("recurrent_bias", &self.recurrent_bias());
+      ds.field("cell_exponent", &self.cell_exponent());
+      ds.field("initial_hidden", &self.initial_hidden());
+      ds.field("initial_cell", &self.initial_cell());
+      ds.field("last_only", &self.last_only());
+      ds.finish()
+  }
+}
 pub enum NodeOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -1523,6 +1879,21 @@ impl<'a> Node<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn operator_as_recurrent(&self) -> Option<Recurrent<'a>> {
+    if self.operator_type() == Operator::Recurrent {
+      self.operator().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Recurrent::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl flatbuffers::Verifiable for Node<'_> {
@@ -1543,6 +1914,7 @@ impl flatbuffers::Verifiable for Node<'_> {
           Operator::Add => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Add>>("Operator::Add", pos),
           Operator::Map => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Map>>("Operator::Map", pos),
           Operator::Trees => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Trees>>("Operator::Trees", pos),
+          Operator::Recurrent => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Recurrent>>("Operator::Recurrent", pos),
           _ => Ok(()),
         }
      })?
@@ -1655,6 +2027,13 @@ impl core::fmt::Debug for Node<'_> {
         },
         Operator::Trees => {
           if let Some(x) = self.operator_as_trees() {
+            ds.field("operator", &x)
+          } else {
+            ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Operator::Recurrent => {
+          if let Some(x) = self.operator_as_recurrent() {
             ds.field("operator", &x)
           } else {
             ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")

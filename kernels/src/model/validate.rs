@@ -3,6 +3,8 @@
 //! What is checked here is assumed everywhere after: indices, lengths, orders, shifts and accumulator bounds. The SIMD
 //! executor's unchecked loads rest on it.
 
+mod recurrent;
+
 use std::ops::RangeInclusive;
 
 use super::LoadError;
@@ -121,12 +123,15 @@ fn check_node(graph: &Graph, node: &Node) -> Result<Proof, LoadError> {
         (Operator::Dense(dense), [input]) => check_dense(node, dense, input, output),
         (Operator::Affine(affine), [input]) => check_affine(node, affine, input, output),
         (Operator::Trees(trees), [input]) => check_trees(node, trees, input, output),
+        (Operator::Recurrent(layer), [input]) => recurrent::check(node, layer, input, output),
         (Operator::Map(activation), [input]) => {
             if input.len() != output.len() || !is_narrow(input) || !is_narrow(output) {
                 return fail("input and output must be of one length, i16 or i32");
             }
             if !input.exponents.is_empty() {
-                return fail("an input with exponents by element can only go into Dense or Affine");
+                return fail(
+                    "an input with exponents by element can only go into Dense, Affine or Recurrent",
+                );
             }
             check_activation(node, *activation, output)?;
             check_shift(node, input.exponent - activation.argument(output).0)?;
@@ -138,7 +143,9 @@ fn check_node(graph: &Graph, node: &Node) -> Result<Proof, LoadError> {
                 return fail("inputs and output must be of one length, i16 or i32");
             }
             if !a.exponents.is_empty() || !b.exponents.is_empty() {
-                return fail("an input with exponents by element can only go into Dense or Affine");
+                return fail(
+                    "an input with exponents by element can only go into Dense, Affine or Recurrent",
+                );
             }
             let exponent = a.exponent.max(b.exponent);
             if exponent - a.exponent.min(b.exponent) > MAX_LEFT_SHIFT - 2 {

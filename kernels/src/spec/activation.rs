@@ -77,6 +77,7 @@ pub fn wide_sigmoid(x: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::coefficients::GATE;
 
     /// The quadratic through `h` at the ends and the middle of each segment: neighbours meet, so the function has no
     /// steps, and it stays monotone.
@@ -95,9 +96,20 @@ mod tests {
             .collect()
     }
 
+    /// The narrow table for places within a segment from 0 to 1: the value at scale 2^-15, the others at 2^-17.
+    fn fit_gate() -> Vec<[i64; 3]> {
+        let scaled = |coefficient: i64, power: i32| coefficient as f64 * 2f64.powi(power);
+        fit(64, 9, 11, 60)
+            .into_iter()
+            .map(|[c0, c1, c2]| [scaled(c0, 15 - 60), scaled(c1, 9 + 17 - 60), scaled(c2, 18 + 17 - 60)])
+            .map(|row| row.map(|coefficient| (coefficient.round() as i64).min(32767)))
+            .collect()
+    }
+
     fn source() -> String {
-        let table = |name: &str, bits: &str, rows: &[[i64; 3]]| {
-            let mut text = format!("\n/// {bits}\npub(super) const {name}: [[i64; 3]; {}] = [\n", rows.len());
+        let table = |name: &str, bits: &str, kind: &str, rows: &[[i64; 3]]| {
+            let mut text =
+                format!("\n/// {bits}\npub(crate) const {name}: [[{kind}; 3]; {}] = [\n", rows.len());
             for [a, b, c] in rows {
                 text += &format!("    [{a}, {b}, {c}],\n");
             }
@@ -105,8 +117,9 @@ mod tests {
         };
         String::from(
             "//! Coefficients of `activation`, made by `HACA_REGENERATE=1 cargo test -p haca-kernels coefficients`.\n",
-        ) + &table("NARROW", "64 segments of 512, at scale 2^-40.", &fit(64, 9, 11, 40))
-            + &table("WIDE", "256 segments of 65,536, at scale 2^-56.", &fit(256, 16, 20, 56))
+        ) + &table("NARROW", "64 segments of 512, at scale 2^-40.", "i64", &fit(64, 9, 11, 40))
+            + &table("WIDE", "256 segments of 65,536, at scale 2^-56.", "i64", &fit(256, 16, 20, 56))
+            + &table("GATE", "64 segments of 512, at scales 2^-15, 2^-17, 2^-17.", "i16", &fit_gate())
     }
 
     #[test]
@@ -123,6 +136,7 @@ mod tests {
                 assert!((a - b).abs() <= 64, "{a} against {b}");
             }
         }
+        assert_eq!(GATE.map(|row| row.map(i64::from)).to_vec(), fit_gate());
     }
 
     #[test]

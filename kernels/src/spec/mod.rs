@@ -3,5 +3,7 @@
 //! These are the definitions. Executors may compute the same values another way, never other values.
 
 pub mod activation;
-mod coefficients;
+pub(crate) mod coefficients;
+pub mod gate;
+pub mod recurrence;
 pub mod rounding;

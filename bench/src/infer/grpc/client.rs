@@ -10,9 +10,9 @@ use prost::Message;
 
 use super::http2::Connection;
 use super::{PATH, Rows};
-use crate::infer::onnxruntime::TOLERANCE;
 use crate::infer::shipped::Shipped;
 use crate::load::{Generator, Issue, Nanos, Plan};
+use crate::onnxruntime::TOLERANCE;
 use crate::rpc::client::{self, Clock, Run};
 use crate::server_process::ServerProcess;
 

@@ -1,0 +1,244 @@
+//! The comparison `kernels`: compiled models against ONNX Runtime, in one process, on one pinned thread, from float32
+//! rows to float32 answers. Who runs alternates in short turns, so that both meet the same machine.
+
+mod models;
+mod onnx;
+mod turns;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use haca_kernels::import::{CompileOptions, compile};
+use haca_kernels::npy::Array;
+use haca_kernels::{Backend, Dtype, Executor, Model};
+
+use self::models::Case;
+use self::turns::{Runner, Timings};
+use crate::affinity;
+use crate::report::{self, Row};
+
+const EXAMPLES: &str = "\
+Examples:
+  haca-bench kernels                               every case, with the peers this was built with
+  haca-bench kernels --cases mlp,lstm_a --json kernels.jsonl
+
+ONNX Runtime is there only with `--features peers`. Its library is found through ORT_DYLIB_PATH; the wheel
+`onnxruntime` on PyPI has it as capi/libonnxruntime.so.*.";
+
+/// Rows in a batch: each is a metric of its own.
+const BATCHES: [(usize, &str); 3] = [(8, "row_us_8"), (64, "row_us_64"), (1024, "row_us_1024")];
+/// Different rows at batch 1: a branch predictor must not learn the one row there is.
+const ROWS: usize = 64;
+const PEER: &str = "onnxruntime";
+/// How far answers may be from the peer's before nothing is measured, as a share of their range: weights are random and
+/// calibration rows few, so this is no measure of accuracy.
+const TOLERANCE: f32 = 0.02;
+
+/// Arguments of `haca-bench kernels`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Options {
+    /// Models to run, separated by commas [default: all].
+    #[arg(long, value_delimiter = ',')]
+    cases: Vec<Case>,
+    /// Measured seconds for each case and batch size, all runners together.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Core to run on.
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+    /// Executor [default: the fastest of this processor].
+    #[arg(long, value_parser = backend)]
+    backend: Option<Backend>,
+    /// Also write one JSON object for each row to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+const FOOTNOTE: &str = "\
+One thread, from float32 rows to float32 answers; ours and the peer's turns alternate. p50 and p99 are of calls with \
+one row, row_us_N is the median call with N rows divided by N.";
+
+/// Runs the comparison and prints it.
+///
+/// # Errors
+/// When a model does not compile or load, or answers differ.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    anyhow::ensure!((0.01..=600.0).contains(&options.seconds), "--seconds: between 0.01 and 600");
+    affinity::pin_to(options.cpu)?;
+    let cases = match options.cases.as_slice() {
+        [] => Case::value_variants(),
+        chosen => chosen,
+    };
+    let peers = Peers::load()?;
+    let (mut rows, mut agreement) = (Vec::new(), report::new_table());
+    agreement.set_header(["case", "backend", "model KiB", "largest difference, of range"]);
+    for &case in cases {
+        let measured = Measurement::new(case, options, &peers)
+            .with_context(|| format!("case {} failed", case.name()))?;
+        agreement.add_row([
+            case.name().to_owned(),
+            measured.ours.executor.backend().name().to_owned(),
+            report::figure(measured.ours.executor.model().memory_bytes() as f64 / 1024.0),
+            measured.difference.map_or("no peer".into(), |difference| format!("{difference:.1e}")),
+        ]);
+        rows.extend(measured.run(options.seconds)?);
+    }
+    report::align_figures(&mut agreement, 2);
+    println!("{}\n{FOOTNOTE}\n\n{agreement}", report::table(&rows));
+    options.json.as_deref().map_or(Ok(()), |path| report::write_json_lines(path, &rows))
+}
+
+fn backend(name: &str) -> Result<Backend, String> {
+    let names: Vec<&str> = Backend::available().map(Backend::name).collect();
+    let chosen = Backend::available().find(|backend| backend.name() == name);
+    chosen.ok_or_else(|| format!("this processor has {}", names.join(", ")))
+}
+
+/// Our executor with its rows as they arrive.
+struct Ours {
+    executor: Executor,
+    answers: Vec<u8>,
+}
+
+impl Ours {
+    fn new(case: Case, backend: Option<Backend>) -> anyhow::Result<Self> {
+        let rows = case.calibration_rows();
+        let shape = std::iter::once(rows).chain(case.row().iter().copied()).collect();
+        let calibration = Array { shape, data: case.rows(1, rows) };
+        let compiled = compile(&case.onnx(), &calibration, &CompileOptions::default(), &mut |_| ())?;
+        let model = Arc::new(Model::load(&compiled.file)?);
+        let backend = backend.unwrap_or_else(Backend::detect);
+        let executor = Executor::with_backend(model, BATCHES[BATCHES.len() - 1].0, backend);
+        Ok(Self { executor, answers: Vec::new() })
+    }
+
+    fn answers(&self) -> Vec<f32> {
+        self.answers.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+    }
+}
+
+impl Runner for Ours {
+    fn run(&mut self, rows: &[f32]) -> anyhow::Result<()> {
+        let (inputs, outputs) = (self.executor.model().input_len(), self.executor.model().output_len());
+        // SAFETY: floats are bytes, and a byte has no alignment.
+        let bytes: &[u8] = unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), rows.len() * 4) };
+        let count = rows.len() / inputs;
+        for (slot, row) in bytes.chunks_exact(inputs * 4).enumerate() {
+            self.executor.stage(slot, Dtype::F32, row)?;
+        }
+        self.executor.execute(count);
+        self.answers.resize(count * outputs * 4, 0);
+        for (slot, answer) in self.answers.chunks_exact_mut(outputs * 4).enumerate() {
+            self.executor.write_output(slot, Dtype::F32, answer);
+        }
+        Ok(())
+    }
+}
+
+/// What the peers need, loaded once.
+struct Peers {
+    #[cfg(feature = "peers")]
+    onnxruntime: crate::onnxruntime::Library,
+}
+
+impl Peers {
+    fn load() -> anyhow::Result<Self> {
+        Ok(Self {
+            #[cfg(feature = "peers")]
+            onnxruntime: crate::onnxruntime::Library::load(&crate::onnxruntime::library()?)?,
+        })
+    }
+}
+
+#[cfg(feature = "peers")]
+struct OnnxRuntime(crate::onnxruntime::Model);
+
+#[cfg(feature = "peers")]
+impl Runner for OnnxRuntime {
+    fn run(&mut self, rows: &[f32]) -> anyhow::Result<()> {
+        self.0.run(rows).map(|answers| drop(std::hint::black_box(answers)))
+    }
+}
+
+/// One case, ready to run.
+struct Measurement {
+    case: Case,
+    ours: Ours,
+    #[cfg(feature = "peers")]
+    peer: OnnxRuntime,
+    /// From the peer's answers, as a share of their range.
+    difference: Option<f32>,
+}
+
+impl Measurement {
+    #[cfg_attr(not(feature = "peers"), allow(unused_variables))]
+    fn new(case: Case, options: &Options, peers: &Peers) -> anyhow::Result<Self> {
+        let ours = Ours::new(case, options.backend)?;
+        #[cfg(feature = "peers")]
+        {
+            let model = peers.onnxruntime.model(&case.onnx(), case.row())?;
+            let mut measurement = Self { case, ours, peer: OnnxRuntime(model), difference: None };
+            measurement.compare_answers()?;
+            Ok(measurement)
+        }
+        #[cfg(not(feature = "peers"))]
+        Ok(Self { case, ours, difference: None })
+    }
+
+    #[cfg(feature = "peers")]
+    fn compare_answers(&mut self) -> anyhow::Result<()> {
+        let rows = self.case.rows(2, ROWS);
+        let wanted = self.peer.0.run(&rows)?;
+        self.ours.run(&rows)?;
+        let given = self.ours.answers();
+        anyhow::ensure!(given.len() == wanted.len(), "{} answers, not {}", given.len(), wanted.len());
+        let (least, most) =
+            wanted.iter().fold((f32::MAX, f32::MIN), |(least, most), &x| (least.min(x), most.max(x)));
+        let largest = given.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let difference = largest / (most - least);
+        anyhow::ensure!(difference <= TOLERANCE, "answers differ from {PEER}'s by {difference:.1e} of range");
+        self.difference = Some(difference);
+        Ok(())
+    }
+
+    fn run(mut self, seconds: f64) -> anyhow::Result<Vec<Row>> {
+        let rows = self.case.rows(3, ROWS);
+        let single = self.time(&rows, 1, seconds)?;
+        let mut table = vec![
+            self.row(("p50_us", "us"), &single, |timings| timings.quantile_us(0.5)),
+            self.row(("p99_us", "us"), &single, |timings| timings.quantile_us(0.99)),
+        ];
+        for (batch, metric) in BATCHES {
+            let rows = self.case.rows(4, batch);
+            let timings = self.time(&rows, batch, seconds)?;
+            let per_row = |timings: &Timings| timings.quantile_us(0.5) / batch as f64;
+            table.push(self.row((metric, "us"), &timings, per_row));
+        }
+        Ok(table)
+    }
+
+    /// Timings by runner, ours first.
+    fn time(&mut self, rows: &[f32], batch: usize, seconds: f64) -> anyhow::Result<Vec<Timings>> {
+        let batches: Vec<&[f32]> =
+            rows.chunks_exact(batch * self.case.row().iter().product::<usize>()).collect();
+        let mut runners: Vec<&mut dyn Runner> = vec![&mut self.ours];
+        #[cfg(feature = "peers")]
+        runners.push(&mut self.peer);
+        turns::time(&mut runners, &batches, seconds)
+    }
+
+    fn row(
+        &self,
+        metric: (&'static str, &'static str),
+        timings: &[Timings],
+        read: impl Fn(&Timings) -> f64,
+    ) -> Row {
+        let peers: BTreeMap<String, f64> =
+            timings[1..].iter().map(|peer| (PEER.to_owned(), read(peer))).collect();
+        Row::new("kernels", self.case.name().to_owned(), metric, Some(read(&timings[0])), peers)
+    }
+}

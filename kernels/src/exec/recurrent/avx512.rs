@@ -1,0 +1,364 @@
+//! Recurrent layers in 512-bit vectors, with the multiply-adds of VNNI.
+//!
+//! Every function needs AVX-512 F, BW and VNNI. All pointers stay inside slices whose lengths are asserted at the start
+//! of [`execute`].
+
+use core::arch::x86_64::*;
+
+use super::super::scratch::{Block, Scratch};
+use super::{BLOCK, Constants, GATE_TABLE, POSITIONS, PackedRecurrent, Pairs, UNITS};
+use crate::model::graph::Cell;
+use crate::model::plan::{Arena, Region};
+use crate::spec::activation::one;
+use crate::spec::recurrence::STATE_BOUND;
+
+/// Rows or steps of one product: with four gates sixteen accumulators, half of the registers.
+const ROWS: usize = 4;
+
+/// Computes rows `0..rows`.
+///
+/// # Safety
+/// The processor must have AVX-512 F, BW and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(crate) unsafe fn execute(
+    layer: &PackedRecurrent,
+    scratch: &mut Scratch,
+    from: Region,
+    to: Region,
+    rows: usize,
+) {
+    assert!(from.arena == Arena::I16 && to.arena == Arena::I16);
+    for first in (0..rows).step_by(BLOCK) {
+        let count = (rows - first).min(BLOCK);
+        let (x, y) = (scratch.start(from, first), scratch.start(to, first));
+        // SAFETY: the features are this function's own condition.
+        unsafe {
+            match layer.cell {
+                Cell::Lstm => block::<4>(layer, scratch.block(layer, x, from, y, to, count)),
+                Cell::Gru => block::<3>(layer, scratch.block(layer, x, from, y, to, count)),
+            }
+        }
+    }
+}
+
+/// Computes up to [`BLOCK`] rows: the products with the inputs of some steps, then these steps, and so on.
+///
+/// # Safety
+/// As [`execute`]; `G` is the number of gates.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn block<const G: usize>(layer: &PackedRecurrent, at: Block<'_>) {
+    let (groups, hidden) = (layer.groups(), layer.hidden);
+    let (mut before, mut after) = (at.before, at.after);
+    let chunk = POSITIONS / at.rows;
+    let mut forward = true;
+    for first in (0..layer.steps).step_by(chunk) {
+        let count = chunk.min(layer.steps - first);
+        // SAFETY: `Block` holds so many rows, steps and shares.
+        unsafe { project::<G>(layer, &at, first, count) };
+        for step in 0..count {
+            for index in 0..groups {
+                let group = if forward { index } else { groups - 1 - index };
+                // SAFETY: as above; `group` is one of the layer's.
+                unsafe { advance::<G>(layer, &at, group, step, before, after) };
+            }
+            forward = !forward;
+            (before, after) = (after, before);
+            if !layer.last_only || first + step + 1 == layer.steps {
+                let place = if layer.last_only { 0 } else { (first + step) * hidden };
+                for row in 0..at.rows {
+                    // SAFETY: an output row holds a state for each step, or one.
+                    unsafe {
+                        let state = before.add(row * groups * UNITS).cast_const();
+                        at.y.add(row * at.y_stride + place).copy_from_nonoverlapping(state, hidden);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The inputs' shares of the gates' arguments for `steps` steps from step `first`, `[step][group][row][gate]`.
+///
+/// # Safety
+/// As [`block`]; there are so many steps, and shares for them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
+    let (groups, pairs) = (layer.groups(), layer.features.div_ceil(2));
+    for group in 0..groups {
+        let constants = &layer.constants[group];
+        let weights = layer.input[group * pairs * G..][..pairs * G].as_ptr();
+        for row in 0..at.rows {
+            let place = |step: usize| (step * groups + group) * at.rows * G + row * G;
+            let mut step = 0;
+            // SAFETY: a row has `features` values for each step, and the pair beyond an odd last one lies in the row's
+            // padding; shares are there for every step, group, row and gate.
+            unsafe {
+                let x = at.x.add(row * at.x_stride + first * layer.features);
+                while step + ROWS <= steps {
+                    let x = x.add(step * layer.features);
+                    let sums = sums::<ROWS, G>(weights, pairs, x, layer.features);
+                    for (index, sums) in sums.iter().enumerate() {
+                        share::<G>(constants, sums, at.shares.add(place(step + index)).cast());
+                    }
+                    step += ROWS;
+                }
+                while step < steps {
+                    let x = x.add(step * layer.features);
+                    let sums = sum::<G>(weights, pairs, x);
+                    share::<G>(constants, &sums, at.shares.add(place(step)).cast());
+                    step += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Rescales sums to the recurrent scale, bounds them, and adds the half of the shift that follows.
+///
+/// # Safety
+/// As [`block`]; `G` vectors at `to`.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn share<const G: usize>(constants: &Constants, sums: &[__m512i; G], to: *mut __m512i) {
+    let bound = _mm512_set1_epi32(STATE_BOUND);
+    for (gate, &sum) in sums.iter().enumerate() {
+        // SAFETY: constants have four vectors each, aligned as vectors are; `to` has `G`.
+        unsafe {
+            let sum = _mm512_add_epi32(sum, load(&constants.bias[gate]));
+            let scaled = _mm512_srav_epi32(sum, load(&constants.input_shift[gate]));
+            let bounded = _mm512_max_epi32(
+                _mm512_min_epi32(scaled, bound),
+                _mm512_sub_epi32(_mm512_setzero_si512(), bound),
+            );
+            _mm512_store_si512(to.add(gate), _mm512_add_epi32(bounded, load(&constants.half[gate])));
+        }
+    }
+}
+
+/// Takes one group of all rows through a step.
+///
+/// # Safety
+/// As [`block`]; `before` and `after` hold the hidden states of all rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn advance<const G: usize>(
+    layer: &PackedRecurrent,
+    at: &Block<'_>,
+    group: usize,
+    step: usize,
+    before: *mut i16,
+    after: *mut i16,
+) {
+    let (groups, pairs) = (layer.groups(), layer.hidden.div_ceil(2));
+    let stride = groups * UNITS;
+    let constants = &layer.constants[group];
+    let weights = layer.recurrent[group * pairs * G..][..pairs * G].as_ptr();
+    let mut row = 0;
+    // SAFETY: states, cells and shares are there for `rows` rows of whole groups.
+    unsafe {
+        let shares = at.shares.add((step * groups + group) * at.rows * G).cast::<__m512i>();
+        let finish = |row: usize, sums: &[__m512i; G]| {
+            let cell = at.cells.add(row * groups + group).cast::<__m512i>();
+            let (next, hidden) =
+                unit::<G>(layer, constants, sums, shares.add(row * G), _mm512_load_si512(cell));
+            _mm512_store_si512(cell, next);
+            _mm256_storeu_si256(after.add(row * stride + group * UNITS).cast(), hidden);
+        };
+        while row + ROWS <= at.rows {
+            let sums = sums::<ROWS, G>(weights, pairs, before.add(row * stride), stride);
+            for (index, sums) in sums.iter().enumerate() {
+                finish(row + index, sums);
+            }
+            row += ROWS;
+        }
+        while row < at.rows {
+            finish(row, &sum::<G>(weights, pairs, before.add(row * stride)));
+            row += 1;
+        }
+    }
+}
+
+/// Sums of `R` rows without bias. Partial sums may wrap; the whole sum is proven to fit, so it is exact.
+///
+/// # Safety
+/// AVX-512 and VNNI; `G * pairs` vectors at `weights`; `2 * pairs` values at `x` and each of `R - 1` strides after.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn sums<const R: usize, const G: usize>(
+    weights: *const Pairs,
+    pairs: usize,
+    x: *const i16,
+    stride: usize,
+) -> [[__m512i; G]; R] {
+    let mut sums = [[_mm512_setzero_si512(); G]; R];
+    for pair in 0..pairs {
+        // SAFETY: the caller has these values; unaligned reads are asked for.
+        let x: [__m512i; R] = std::array::from_fn(|row| unsafe {
+            _mm512_set1_epi32(x.add(row * stride + 2 * pair).cast::<i32>().read_unaligned())
+        });
+        for gate in 0..G {
+            // SAFETY: the caller has these vectors, and `Pairs` is aligned as a vector is.
+            let weight = unsafe { _mm512_load_si512(weights.add(pair * G + gate).cast()) };
+            for (sums, &x) in sums.iter_mut().zip(&x) {
+                sums[gate] = _mm512_dpwssd_epi32(sums[gate], x, weight);
+            }
+        }
+    }
+    sums
+}
+
+/// As [`sums`], of one row: even and odd pairs have sums of their own, because a multiply-add waits for the one before.
+///
+/// # Safety
+/// As [`sums`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn sum<const G: usize>(weights: *const Pairs, pairs: usize, x: *const i16) -> [__m512i; G] {
+    let mut sums = [[_mm512_setzero_si512(); G]; 2];
+    let mut one = |pair: usize, half: usize| {
+        // SAFETY: as in `sums`.
+        let x = unsafe { _mm512_set1_epi32(x.add(2 * pair).cast::<i32>().read_unaligned()) };
+        for (gate, sum) in sums[half].iter_mut().enumerate() {
+            // SAFETY: as in `sums`.
+            let weight = unsafe { _mm512_load_si512(weights.add(pair * G + gate).cast()) };
+            *sum = _mm512_dpwssd_epi32(*sum, x, weight);
+        }
+    };
+    let mut pair = 0;
+    while pair + 2 <= pairs {
+        one(pair, 0);
+        one(pair + 1, 1);
+        pair += 2;
+    }
+    if pair < pairs {
+        one(pair, 0);
+    }
+    std::array::from_fn(|gate| _mm512_add_epi32(sums[0][gate], sums[1][gate]))
+}
+
+/// From the sums and shares of 16 units to their next states.
+///
+/// # Safety
+/// As [`block`]; `G` vectors at `shares`.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn unit<const G: usize>(
+    layer: &PackedRecurrent,
+    constants: &Constants,
+    sums: &[__m512i; G],
+    shares: *const __m512i,
+    cell: __m512i,
+) -> (__m512i, __m256i) {
+    let zero = _mm512_setzero_si512();
+    // SAFETY: `G` shares are there, and constants for as many.
+    let total = |gate: usize| unsafe { _mm512_add_epi32(sums[gate], _mm512_load_si512(shares.add(gate))) };
+    // SAFETY: as above.
+    let argument = |gate: usize| unsafe { _mm512_srav_epi32(total(gate), load(&constants.shift[gate])) };
+    let states = layer.states;
+    // SAFETY: AVX-512 is this function's own condition.
+    unsafe {
+        if G == 4 {
+            // Packing saturates to 16 bits, and works within quarters: unpacking restores the order.
+            let input_output = sigmoid(half_tanh(_mm512_packs_epi32(argument(0), argument(1))));
+            let forget_candidate = half_tanh(_mm512_packs_epi32(argument(2), argument(3)));
+            let input = _mm512_unpacklo_epi16(input_output, zero);
+            let output = _mm512_unpackhi_epi16(input_output, zero);
+            let forget = _mm512_unpacklo_epi16(sigmoid(forget_candidate), zero);
+            let candidate = _mm512_unpackhi_epi16(forget_candidate, zero);
+            let cell = update(states.cell, forget, cell, input, candidate);
+            let shift = states.cell - 12;
+            let rounded = _mm512_add_epi32(cell, _mm512_set1_epi32(1 << (shift - 1)));
+            let scaled = _mm512_sra_epi32(rounded, _mm_cvtsi32_si128(shift));
+            let value = _mm512_unpacklo_epi16(half_tanh(_mm512_packs_epi32(scaled, scaled)), zero);
+            let shift = 30 - states.hidden;
+            let product = _mm512_madd_epi16(output, value);
+            let rounded = _mm512_add_epi32(product, _mm512_set1_epi32(1 << (shift - 1)));
+            (cell, _mm512_cvtepi32_epi16(_mm512_sra_epi32(rounded, _mm_cvtsi32_si128(shift))))
+        } else {
+            let gates = sigmoid(half_tanh(_mm512_packs_epi32(argument(0), argument(1))));
+            let keep = _mm512_unpacklo_epi16(gates, zero);
+            let reset = _mm512_unpackhi_epi16(gates, zero);
+            let state = _mm512_add_epi32(sums[2], load(&constants.recurrent_bias));
+            let input = _mm512_load_si512(shares.add(2));
+            let argument = after_reset(reset, input, state, load(&constants.shift[2]));
+            let candidate = half_tanh(_mm512_packs_epi32(argument, argument));
+            let candidate = _mm512_unpacklo_epi16(candidate, zero);
+            let write = _mm512_sub_epi32(_mm512_set1_epi32(1 << 15), keep);
+            let cell = update(states.cell, keep, cell, write, candidate);
+            let shift = states.cell - states.hidden;
+            let rounded = _mm512_add_epi32(cell, _mm512_set1_epi32(1 << (shift - 1)));
+            let hidden = _mm512_sra_epi32(rounded, _mm_cvtsi32_si128(shift));
+            let one = one(states.hidden) as i32;
+            let hidden =
+                _mm512_max_epi32(_mm512_min_epi32(hidden, _mm512_set1_epi32(one)), _mm512_set1_epi32(-one));
+            (cell, _mm512_cvtepi32_epi16(hidden))
+        }
+    }
+}
+
+/// `input * 2^15 + reset * state`, rounded and shifted right by 17 to 32: the result fits 32 bits.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn after_reset(reset: __m512i, input: __m512i, state: __m512i, shift: __m512i) -> __m512i {
+    let scale = _mm512_set1_epi64(1 << 15);
+    let odd = |value: __m512i| _mm512_srli_epi64::<32>(value);
+    let evaluate = |reset: __m512i, input: __m512i, state: __m512i, shift: __m512i| {
+        let half = _mm512_srli_epi64::<1>(_mm512_sllv_epi64(_mm512_set1_epi64(1), shift));
+        let sum = _mm512_add_epi64(_mm512_mul_epi32(input, scale), _mm512_mul_epi32(reset, state));
+        // The low 32 bits are wanted, which a logical shift by at most 32 has too.
+        _mm512_srlv_epi64(_mm512_add_epi64(sum, half), shift)
+    };
+    let low = _mm512_set1_epi64(0xffff_ffff);
+    let even_lanes = evaluate(reset, input, state, _mm512_and_si512(shift, low));
+    let odd_lanes = evaluate(odd(reset), odd(input), odd(state), odd(shift));
+    _mm512_mask_blend_epi32(0xaaaa, even_lanes, _mm512_slli_epi64::<32>(odd_lanes))
+}
+
+/// `(keep * cell + write * value * 2^(exponent - 15) + 2^14) >> 15`, bounded. `keep` and `write` have 15 bits, `value`
+/// 16 with zeros above.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn update(exponent: i32, keep: __m512i, cell: __m512i, write: __m512i, value: __m512i) -> __m512i {
+    let written = _mm512_madd_epi16(write, value);
+    let scale = _mm512_set1_epi64(1 << (exponent - 15));
+    let half = _mm512_set1_epi64(1 << 14);
+    let odd = |value: __m512i| _mm512_srli_epi64::<32>(value);
+    let evaluate = |keep: __m512i, cell: __m512i, written: __m512i| {
+        let sum = _mm512_add_epi64(_mm512_mul_epi32(keep, cell), _mm512_mul_epi32(written, scale));
+        _mm512_add_epi64(sum, half)
+    };
+    // The result fits 32 bits: those from bit 15 on.
+    let even_lanes = _mm512_srli_epi64::<15>(evaluate(keep, cell, written));
+    let odd_lanes = _mm512_slli_epi64::<17>(evaluate(odd(keep), odd(cell), odd(written)));
+    let next = _mm512_mask_blend_epi32(0xaaaa, even_lanes, odd_lanes);
+    let bound = _mm512_set1_epi32(STATE_BOUND);
+    _mm512_max_epi32(_mm512_min_epi32(next, bound), _mm512_set1_epi32(-STATE_BOUND))
+}
+
+/// `spec::gate`'s function of 32 arguments.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn half_tanh(x: __m512i) -> __m512i {
+    let magnitude = _mm512_min_epu16(_mm512_abs_epi16(x), _mm512_set1_epi16(i16::MAX));
+    let segment = _mm512_srli_epi16::<9>(magnitude);
+    let local = _mm512_and_si512(magnitude, _mm512_set1_epi16(511));
+    let coefficient = |which: usize| {
+        let table = GATE_TABLE.0[which].as_ptr().cast::<__m512i>();
+        // SAFETY: a coefficient's table is two aligned vectors.
+        let (low, high) = unsafe { (_mm512_load_si512(table), _mm512_load_si512(table.add(1))) };
+        _mm512_permutex2var_epi16(low, segment, high)
+    };
+    let square = _mm512_mulhrs_epi16(coefficient(2), _mm512_slli_epi16::<6>(local));
+    let slope = _mm512_add_epi16(coefficient(1), square);
+    let rise = _mm512_mulhrs_epi16(slope, _mm512_slli_epi16::<4>(local));
+    let value = _mm512_adds_epi16(coefficient(0), rise);
+    _mm512_mask_sub_epi16(value, _mm512_movepi16_mask(x), _mm512_setzero_si512(), value)
+}
+
+/// From `half_tanh` to sigmoid: `(value + 2^15 + 1) >> 1`, which is an average without sign.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn sigmoid(value: __m512i) -> __m512i {
+    let shifted = _mm512_xor_si512(value, _mm512_set1_epi16(i16::MIN));
+    let average = _mm512_avg_epu16(shifted, _mm512_setzero_si512());
+    _mm512_min_epu16(average, _mm512_set1_epi16(i16::MAX))
+}
+
+/// # Safety
+/// AVX-512.
+#[target_feature(enable = "avx512f")]
+unsafe fn load(words: &super::Words) -> __m512i {
+    // SAFETY: `Words` is one vector, aligned as one.
+    unsafe { _mm512_load_si512((&raw const *words).cast()) }
+}
