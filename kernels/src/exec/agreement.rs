@@ -196,6 +196,11 @@ fn push(graph: &mut Graph, operator: Operator, inputs: Vec<usize>) {
 
 /// Trees of all shapes, from single leaves to chains, with few features so that thresholds meet inputs.
 fn forest(choices: &mut Choices) -> Graph {
+    forest_of(choices, 40)
+}
+
+/// Trees of at most so many branches: small ones are compared as bits, large ones walked.
+fn forest_of(choices: &mut Choices, largest: i64) -> Graph {
     let features = choices.between(1, 12) as usize;
     let targets = choices.between(1, 3) as usize;
     let finish = match (targets, choices.below(5)) {
@@ -220,7 +225,7 @@ fn forest(choices: &mut Choices) -> Graph {
         finish,
     };
     for _ in 0..choices.between(1, 30) {
-        let (start, nodes) = (trees.features.len() as i64, choices.between(0, 40));
+        let (start, nodes) = (trees.features.len() as i64, choices.between(0, largest));
         let mut leaf = |choices: &mut Choices| {
             for _ in 0..choices.below(3) {
                 trees.entry_targets.push(choices.below(targets as u64) as u16);
@@ -285,7 +290,7 @@ fn row(choices: &mut Choices, len: usize, integral: bool) -> Vec<u8> {
 fn agree(graph: &Graph, choices: &mut Choices, integral: bool) -> Result<(), TestCaseError> {
     let model = Arc::new(Model::load(&encode(graph, &Metadata::default())).unwrap());
     let rows: Vec<Vec<u8>> =
-        (0..choices.between(1, 9)).map(|_| row(choices, model.input_len(), integral)).collect();
+        (0..choices.between(1, 21)).map(|_| row(choices, model.input_len(), integral)).collect();
     let mut alone = Executor::with_backend(Arc::clone(&model), 1, Backend::Scalar);
     let expected: Vec<Vec<i64>> = rows
         .iter()
@@ -332,6 +337,13 @@ proptest! {
     fn executors_agree_on_tree_ensembles(seed: u64) {
         let mut choices = Choices(seed);
         let graph = forest(&mut choices);
+        agree(&graph, &mut choices, true)?;
+    }
+
+    #[test]
+    fn executors_agree_on_small_trees(seed: u64) {
+        let mut choices = Choices(seed);
+        let graph = forest_of(&mut choices, 6);
         agree(&graph, &mut choices, true)?;
     }
 

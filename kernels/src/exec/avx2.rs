@@ -17,7 +17,7 @@ const ROWS: usize = 2;
 
 /// Where results go.
 #[derive(Clone, Copy)]
-enum Output {
+pub(super) enum Output {
     I16(*mut i16),
     I32(*mut i32),
 }
@@ -45,7 +45,7 @@ pub(crate) unsafe fn dense(
     assert!(
         layer.pairs * 2 <= from.stride && tiles * TILE <= to.stride && layer.biases.len() == tiles * TILE
     );
-    assert!(layer.weights.len() == tiles * layer.pairs && layer.shifts.len() == tiles * TILE);
+    assert!(layer.shifts.len() == tiles * TILE);
     let base = i16s.as_mut_ptr();
     // SAFETY: asserted above.
     let x = unsafe { base.add(input).cast_const() };
@@ -73,7 +73,7 @@ pub(crate) unsafe fn dense(
 /// # Safety
 /// As [`dense`], whose assertions hold; `first` is the group's first tile, of `T`.
 #[target_feature(enable = "avx2")]
-unsafe fn group<const T: usize>(
+pub(super) unsafe fn group<const T: usize>(
     layer: &PackedDense,
     first: usize,
     x: *const i16,
@@ -82,7 +82,7 @@ unsafe fn group<const T: usize>(
     y_stride: usize,
     rows: usize,
 ) {
-    let weights = layer.weights[first * layer.pairs..][..T * layer.pairs].as_ptr();
+    let weights = layer.group(first, T);
     let mut row = 0;
     // SAFETY: `row` stays below `rows`, and `dense` has asserted that so many rows are there.
     unsafe {
@@ -170,7 +170,7 @@ unsafe fn wide_sums<const T: usize>(weights: *const Lanes, pairs: usize, x: *con
 /// # Safety
 /// AVX2; the row at `at` has room for the tiles; the sums are proven to fit 32 bits.
 #[target_feature(enable = "avx2")]
-unsafe fn store<const T: usize>(
+pub(super) unsafe fn store<const T: usize>(
     layer: &PackedDense,
     first: usize,
     sums: &[__m256i; T],

@@ -17,13 +17,18 @@ pub(crate) const GROUP: usize = 4;
 #[repr(align(32))]
 pub(crate) struct Lanes(#[allow(dead_code)] [i16; 16]);
 
+/// Two of them, as one vector of 512 bits.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [Lanes; 2]);
+
 #[derive(Debug)]
 pub(crate) struct PackedDense {
     /// Pairs of inputs.
     pub(crate) pairs: usize,
     pub(crate) outputs: usize,
     /// `[group][pair][tile of the group]`.
-    pub(crate) weights: Vec<Lanes>,
+    weights: Vec<Line>,
     /// Bias plus the half of the rounding shift, for each output, padded to whole tiles.
     pub(crate) biases: Vec<i64>,
     /// The same in 32 bits, if the sums are proven to fit.
@@ -55,6 +60,10 @@ impl PackedDense {
                 }
             }
         }
+        if weights.len() % 2 != 0 {
+            weights.push(Lanes([0; 16]));
+        }
+        let weights = weights.as_chunks().0.iter().map(|&pair| Line(pair)).collect();
         let mut biases = vec![0; tiles * TILE];
         let mut shifts = vec![0; tiles * TILE];
         for channel in 0..outputs {
@@ -79,8 +88,14 @@ impl PackedDense {
         }
     }
 
+    /// The weights of `tiles` tiles from the first of a group on: `tiles * pairs` vectors.
+    pub(crate) fn group(&self, first: usize, tiles: usize) -> *const Lanes {
+        assert!((first + tiles) * self.pairs <= self.weights.len() * 2, "a group lies within the weights");
+        self.weights.as_ptr().cast::<Lanes>().wrapping_add(first * self.pairs)
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.weights.len() * size_of::<Lanes>()
+        self.weights.len() * size_of::<Line>()
             + self.biases.len() * 8
             + self.shifts.len() * 4
             + self.narrow_biases.len() * 4

@@ -5,6 +5,8 @@
 //! together. Eight walks in flight hide the loads' latency. The order of trees is free because the sums are exact:
 //! they are sorted by depth, so that walks in flight end together.
 
+#[cfg(target_arch = "x86_64")]
+use super::bitvector::{self, PackedBits};
 use super::scalar;
 use super::scratch::Scratch;
 use crate::model::graph::Trees;
@@ -26,6 +28,8 @@ pub(crate) struct PackedForest {
     firsts: Vec<u32>,
     /// Features that are read.
     features: usize,
+    #[cfg(target_arch = "x86_64")]
+    bits: Option<PackedBits>,
 }
 
 impl PackedForest {
@@ -45,6 +49,8 @@ impl PackedForest {
             direct: direct.is_some(),
             firsts: Vec::with_capacity(order.len()),
             features,
+            #[cfg(target_arch = "x86_64")]
+            bits: direct.as_ref().and_then(|values| PackedBits::new(trees, values)),
         };
         for (_, tree) in order {
             let (start, end) = (trees.tree_nodes[tree] as usize, trees.tree_nodes[tree + 1] as usize);
@@ -73,11 +79,28 @@ impl PackedForest {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.words.len() * 8 + self.payloads.len() * 4 + self.firsts.len() * 4
+        let walked = self.words.len() * 8 + self.payloads.len() * 4 + self.firsts.len() * 4;
+        #[cfg(target_arch = "x86_64")]
+        return walked + self.bits.as_ref().map_or(0, PackedBits::memory_bytes);
+        #[cfg(not(target_arch = "x86_64"))]
+        walked
     }
 
-    /// Computes the sums of rows `0..rows`, and finishes them.
-    pub(crate) fn execute(
+    /// Vectors of working memory.
+    pub(super) fn work_words(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        return self.bits.as_ref().map_or(0, PackedBits::work_words);
+        #[cfg(not(target_arch = "x86_64"))]
+        0
+    }
+
+    /// As [`PackedForest::execute`], sixteen rows at a time where the trees allow it and there are enough.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 F and CD.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512cd")]
+    pub(crate) unsafe fn execute_vectors(
         &self,
         trees: &Trees,
         scratch: &mut Scratch,
@@ -85,7 +108,33 @@ impl PackedForest {
         to: Region,
         rows: usize,
     ) {
-        for row in 0..rows {
+        let mut first = 0;
+        while let Some(bits) = &self.bits
+            && rows - first >= bitvector::LEAST_ROWS
+        {
+            let count = (rows - first).min(bitvector::ROWS);
+            // SAFETY: the features are this function's own condition.
+            let sums = unsafe { bits.sums(scratch, from, first, count) };
+            for (row, sum) in (first..first + count).zip(sums) {
+                let values = scratch.i64_row_mut(to, row);
+                values[0] = trees.base[0] + sum;
+                scalar::finish(trees, values);
+            }
+            first += count;
+        }
+        self.execute(trees, scratch, from, to, first..rows);
+    }
+
+    /// Computes the sums of the rows, and finishes them.
+    pub(crate) fn execute(
+        &self,
+        trees: &Trees,
+        scratch: &mut Scratch,
+        from: Region,
+        to: Region,
+        rows: std::ops::Range<usize>,
+    ) {
+        for row in rows {
             let mut sum = 0;
             let targets = trees.base.len();
             scratch.i64_row_mut(to, row)[..targets].copy_from_slice(&trees.base);

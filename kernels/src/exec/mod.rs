@@ -1,6 +1,6 @@
 //! Executors: one set of semantics, several ways to compute it.
 //!
-//! [`scalar`] is `SPEC.md` in code and the reference; [`avx2`] agrees with it bit for bit. An executor belongs to one
+//! [`scalar`] is `SPEC.md` in code and the reference; the others agree with it bit for bit. An executor belongs to one
 //! thread, and owns all the memory it ever needs: a call allocates nothing. A row's bits never depend on its
 //! neighbours, on the number of rows, or on its slot.
 
@@ -8,6 +8,10 @@
 mod agreement;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod bitvector;
 mod dense;
 mod forest;
 #[cfg(target_arch = "x86_64")]
@@ -54,8 +58,7 @@ impl Backend {
                 Backend::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512cd")
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(not(target_arch = "x86_64"))]
@@ -345,6 +348,11 @@ fn execute_node(
     let region = |tensor: usize| model.plan.regions[tensor];
     match (backend, packed) {
         #[cfg(target_arch = "x86_64")]
+        (Backend::Avx512Vnni, Packed::Dense(dense)) if !dense.narrow_biases.is_empty() => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX2 and AVX-512 F, BW and VNNI.
+            unsafe { avx512::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
+        }
+        #[cfg(target_arch = "x86_64")]
         (Backend::Avx2 | Backend::Avx512Vnni, Packed::Dense(dense)) => {
             // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
             unsafe { avx2::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
@@ -365,7 +373,14 @@ fn execute_node(
         }
         (Backend::Avx2 | Backend::Avx512Vnni, Packed::Forest(forest)) => {
             let Operator::Trees(trees) = &node.operator else { unreachable!("only trees pack to a forest") };
-            forest.execute(trees, scratch, region(node.inputs[0]), region(node.output), rows);
+            let (from, to) = (region(node.inputs[0]), region(node.output));
+            #[cfg(target_arch = "x86_64")]
+            if backend == Backend::Avx512Vnni {
+                // SAFETY: `with_backend` refused this backend unless the processor has AVX-512 F and CD.
+                unsafe { forest.execute_vectors(trees, scratch, from, to, rows) };
+                return;
+            }
+            forest.execute(trees, scratch, from, to, 0..rows);
         }
         _ => scalar::execute(model, node, scratch, rows),
     }

@@ -1,4 +1,4 @@
-//! The memory of an executor: one arena for each element width, laid out by the model's plan, and what recurrent layers
+//! The memory of an executor: one arena for each element width, laid out by the model's plan, and what some layers
 //! work in.
 
 use super::Packed;
@@ -17,7 +17,7 @@ pub(crate) struct Scratch {
     work: Work,
 }
 
-/// Working memory of the recurrent layers, which run one after the other: as much as the largest needs, whatever the
+/// Working memory of the recurrent layers and of trees in vectors, which run one after the other: as much as the largest needs, whatever the
 /// number of slots.
 #[derive(Debug)]
 pub(super) struct Work {
@@ -34,9 +34,13 @@ impl Work {
                 words = words.max(layer.hidden().div_ceil(UNITS));
                 halves = halves.max(2 * layer.hidden());
             }
-            if let Packed::Recurrent(layer) = packed {
-                words = words.max(layer.work_words());
-                halves = halves.max(layer.work_halves());
+            match packed {
+                Packed::Recurrent(layer) => {
+                    words = words.max(layer.work_words());
+                    halves = halves.max(layer.work_halves());
+                }
+                Packed::Forest(forest) => words = words.max(forest.work_words()),
+                _ => {}
             }
         }
         Work { words: vec![Words::default(); words], halves: vec![0; halves] }

@@ -1,0 +1,163 @@
+//! Dense layers in 512-bit integer vectors, with the multiply-adds of VNNI.
+//!
+//! Every function needs AVX-512 F, BW and VNNI, and what [`super::avx2`] needs for the activations. The weights are
+//! those of [`super::dense`]: two tiles of eight outputs are one vector here. All pointers stay inside slices whose
+//! lengths are asserted at the start of [`dense`].
+
+use core::arch::x86_64::*;
+
+use super::avx2::{self, Output};
+use super::dense::{GROUP, Lanes, PackedDense, TILE};
+use super::scratch::Scratch;
+use crate::model::plan::{Arena, Region};
+
+/// Rows computed together: with two vectors of outputs each, sixteen accumulators, half of the registers.
+const ROWS: usize = 8;
+/// Sums of one row, in halves of a multiply-add's latency: pairs go to them in turn.
+const TURNS: usize = 4;
+
+/// Computes a dense layer, whose sums fit 32 bits, for rows `0..rows` from one region into another.
+///
+/// # Safety
+/// The processor must have AVX2 and AVX-512 F, BW and VNNI.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
+pub(crate) unsafe fn dense(
+    layer: &PackedDense,
+    scratch: &mut Scratch,
+    from: Region,
+    to: Region,
+    rows: usize,
+) {
+    let (input, output) = (scratch.start(from, 0), scratch.start(to, 0));
+    let tiles = layer.outputs.div_ceil(TILE);
+    let (i16s, i32s) = scratch.arenas_mut();
+    let output_len = if to.arena == Arena::I16 { i16s.len() } else { i32s.len() };
+    // The regions may lie in one arena, so they are read and written through pointers: the plan keeps them apart.
+    assert!(from.arena == Arena::I16 && to.arena != Arena::I64 && rows > 0);
+    assert!(input + rows * from.stride <= i16s.len() && output + rows * to.stride <= output_len);
+    assert!(layer.pairs * 2 <= from.stride && tiles * TILE <= to.stride);
+    assert!(layer.shifts.len() == tiles * TILE);
+    assert!(layer.narrow_biases.len() == tiles * TILE);
+    let base = i16s.as_mut_ptr();
+    // SAFETY: asserted above.
+    let x = unsafe { base.add(input).cast_const() };
+    let y = match to.arena {
+        // SAFETY: asserted above.
+        Arena::I16 => Output::I16(unsafe { base.add(output) }),
+        // SAFETY: asserted above.
+        _ => Output::I32(unsafe { i32s.as_mut_ptr().add(output) }),
+    };
+    for first in (0..tiles).step_by(GROUP) {
+        // SAFETY: the features are this function's own condition, the rest is asserted above.
+        unsafe {
+            match tiles - first {
+                1 => avx2::group::<1>(layer, first, x, from.stride, y, to.stride, rows),
+                2 => group::<1, 2>(layer, first, x, from.stride, y, to.stride, rows),
+                3 => avx2::group::<3>(layer, first, x, from.stride, y, to.stride, rows),
+                _ => group::<2, 4>(layer, first, x, from.stride, y, to.stride, rows),
+            }
+        }
+    }
+}
+
+/// Computes a group of `V` vectors, `T` tiles, for all rows; its weights stay in the first-level cache meanwhile.
+///
+/// # Safety
+/// As [`dense`], whose assertions hold; `first` is the group's first tile, of `T`, which is `2 * V`.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
+unsafe fn group<const V: usize, const T: usize>(
+    layer: &PackedDense,
+    first: usize,
+    x: *const i16,
+    x_stride: usize,
+    y: Output,
+    y_stride: usize,
+    rows: usize,
+) {
+    let weights = layer.group(first, T);
+    let mut row = 0;
+    // SAFETY: `row` stays below `rows`, and `dense` has asserted that so many rows are there.
+    unsafe {
+        while row + ROWS <= rows {
+            let sums = sums::<ROWS, V>(weights, layer.pairs, x.add(row * x_stride), x_stride);
+            for (index, sums) in sums.iter().enumerate() {
+                avx2::store::<T>(layer, first, &halves(sums), y, (row + index) * y_stride);
+            }
+            row += ROWS;
+        }
+        while row < rows {
+            let sums = sum::<V>(weights, layer.pairs, x.add(row * x_stride));
+            avx2::store::<T>(layer, first, &halves(&sums), y, row * y_stride);
+            row += 1;
+        }
+    }
+}
+
+/// The tiles of a row's vectors.
+#[target_feature(enable = "avx512f")]
+fn halves<const V: usize, const T: usize>(sums: &[__m512i; V]) -> [__m256i; T] {
+    std::array::from_fn(|tile| match tile % 2 {
+        0 => _mm512_castsi512_si256(sums[tile / 2]),
+        _ => _mm512_extracti64x4_epi64::<1>(sums[tile / 2]),
+    })
+}
+
+/// Sums without bias, in 32 bits. Partial sums may wrap; the whole sum is proven to fit, so it is exact.
+///
+/// # Safety
+/// AVX-512 and VNNI; `2 * V * pairs` tiles at `weights`; `R` rows of `2 * pairs` values at `x`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn sums<const R: usize, const V: usize>(
+    weights: *const Lanes,
+    pairs: usize,
+    x: *const i16,
+    stride: usize,
+) -> [[__m512i; V]; R] {
+    let mut sums = [[_mm512_setzero_si512(); V]; R];
+    for pair in 0..pairs {
+        // SAFETY: the caller has so many tiles.
+        let weights: [__m512i; V] = std::array::from_fn(|vector| unsafe {
+            _mm512_loadu_si512(weights.add((pair * V + vector) * 2).cast())
+        });
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller has `2 * pairs` values in each of `R` rows; an unaligned read is asked for.
+            let x = unsafe { x.add(row * stride + 2 * pair).cast::<i32>().read_unaligned() };
+            for (sum, &weight) in sums.iter_mut().zip(&weights) {
+                *sum = _mm512_dpwssd_epi32(*sum, _mm512_set1_epi32(x), weight);
+            }
+        }
+    }
+    sums
+}
+
+/// As [`sums`], of one row, in sums of their own that take turns, because a multiply-add waits for the one before.
+///
+/// # Safety
+/// As [`sums`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn sum<const V: usize>(weights: *const Lanes, pairs: usize, x: *const i16) -> [__m512i; V] {
+    let mut sums = [[_mm512_setzero_si512(); V]; TURNS];
+    let mut one = |pair: usize, turn: usize| {
+        // SAFETY: as in `sums`.
+        let x = unsafe { _mm512_set1_epi32(x.add(2 * pair).cast::<i32>().read_unaligned()) };
+        for (vector, sum) in sums[turn].iter_mut().enumerate() {
+            // SAFETY: as in `sums`.
+            let weight = unsafe { _mm512_loadu_si512(weights.add((pair * V + vector) * 2).cast()) };
+            *sum = _mm512_dpwssd_epi32(*sum, x, weight);
+        }
+    };
+    let mut pair = 0;
+    while pair + TURNS <= pairs {
+        for turn in 0..TURNS {
+            one(pair + turn, turn);
+        }
+        pair += TURNS;
+    }
+    for pair in pair..pairs {
+        one(pair, pair % TURNS);
+    }
+    std::array::from_fn(|vector| {
+        let [a, b, c, d] = std::array::from_fn(|turn| sums[turn][vector]);
+        _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d))
+    })
+}
