@@ -1,10 +1,11 @@
-//! Trees on sixteen rows at a time, without walking: QuickScorer (Lucchese et al., SIGIR 2015) over rows.
+//! Trees without walking, on sixteen rows at a time: QuickScorer (Lucchese et al., SIGIR 2015) over rows.
 //!
 //! A tree's leaves are numbered in the order of its branches, `when_true` first. A branch whose condition does not hold
 //! rules out the leaves under `when_true`: a mask. The first leaf that no such branch rules out is the one a walk would
 //! reach, because every leaf before it lies under `when_true` of a branch on the walk that did not hold. So all branches
 //! of a tree are compared, in any order, with no load that waits for another; for sixteen rows that is less work than
-//! sixteen walks. It takes trees of at most 32 leaves, as boosting grows them; a tree whose branches share a child is
+//! sixteen walks. For single rows it is sixteen trees at a time: each brings its branches in order of their features,
+//! so that in each step all look up keys within a window of 32, which is one instruction. It takes trees of at most 32 leaves, as boosting grows them; a tree whose branches share a child is
 //! unfolded.
 
 use core::arch::x86_64::*;
@@ -16,12 +17,16 @@ use crate::model::plan::Region;
 
 /// Rows in a vector.
 pub(super) const ROWS: usize = 16;
-/// Fewer rows are walked: measured, four take as long either way.
-pub(super) const LEAST_ROWS: usize = 5;
+/// Fewer rows are taken one by one.
+pub(super) const LEAST_ROWS: usize = 4;
+/// Keys of a window.
+const WINDOW: usize = 32;
+/// Trees in a step.
+const LANES: usize = 16;
 /// Leaves of a tree: bits of a mask.
 const LEAVES: usize = 32;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Branch {
     feature: u32,
     threshold: i32,
@@ -34,79 +39,129 @@ struct Branch {
 #[repr(align(64))]
 struct Leaves([i32; LEAVES]);
 
+/// One branch of each of sixteen trees, or a branch that always holds.
+#[derive(Debug)]
+struct Step {
+    thresholds: [i32; LANES],
+    masks: [u32; LANES],
+    /// Features, from `first` on.
+    places: [u8; LANES],
+    first: u32,
+}
+
 #[derive(Debug)]
 pub(super) struct PackedBits {
     branches: Vec<Branch>,
     /// Where the branches of each tree end.
     ends: Vec<u32>,
+    /// For whole groups of sixteen trees.
     leaves: Vec<Leaves>,
+    steps: Vec<Step>,
+    /// Where the steps of each group of trees end.
+    group_ends: Vec<u32>,
     features: usize,
 }
 
 impl PackedBits {
-    /// Packs trees of which every leaf adds one value to the one sum, unless one has too many leaves.
+    /// Packs trees of which every leaf adds one value to the one sum, unless one has too many leaves. Their order is
+    /// free because the sum is exact: trees of like sizes go together.
     pub(super) fn new(trees: &Trees, values: &[i32]) -> Option<PackedBits> {
+        let unfolded = trees.roots.iter().map(|&root| unfold(trees, values, root));
+        let mut unfolded = unfolded.collect::<Option<Vec<_>>>()?;
+        unfolded.sort_by_key(|(branches, _)| branches.len());
         let features = trees.features.iter().max().map_or(0, |&most| most as usize + 1);
         let mut packed = PackedBits {
             branches: Vec::new(),
-            ends: Vec::with_capacity(trees.trees()),
-            leaves: Vec::with_capacity(trees.trees()),
+            ends: Vec::with_capacity(unfolded.len()),
+            leaves: Vec::with_capacity(unfolded.len().next_multiple_of(LANES)),
+            steps: Vec::new(),
+            group_ends: Vec::with_capacity(unfolded.len().div_ceil(LANES)),
             features,
         };
-        for &root in &trees.roots {
-            let mut leaves = Vec::with_capacity(LEAVES);
-            packed.unfold(trees, values, root, &mut leaves)?;
-            leaves.resize(LEAVES, 0);
-            packed.leaves.push(Leaves(std::array::from_fn(|leaf| leaves[leaf])));
-            packed.ends.push(u32::try_from(packed.branches.len()).ok()?);
-        }
-        Some(packed)
-    }
-
-    /// Goes through a tree in order. `None` if it has too many leaves, which also bounds the depth.
-    fn unfold(&mut self, trees: &Trees, values: &[i32], at: i32, leaves: &mut Vec<i32>) -> Option<()> {
-        // Whether what lies under `when_true` of a branch is still to come, or the branch's first leaf.
-        enum Task {
-            Visit(i32),
-            After { branch: usize, first_leaf: usize },
-        }
-        let mut tasks = vec![Task::Visit(at)];
-        let start = self.branches.len();
-        while let Some(task) = tasks.pop() {
-            match task {
-                Task::After { branch, first_leaf } => {
-                    let ruled_out =
-                        (first_leaf..leaves.len()).fold(0u32, |mask, leaf| mask | 1 << (31 - leaf));
-                    self.branches[branch].mask = !ruled_out;
-                }
-                Task::Visit(at) => match usize::try_from(at) {
-                    Ok(node) => {
-                        if self.branches.len() - start >= LEAVES - 1 {
-                            return None;
-                        }
-                        let branch = self.branches.len();
-                        let (feature, threshold) = (trees.features[node], trees.thresholds[node]);
-                        self.branches.push(Branch { feature, threshold, mask: 0 });
-                        tasks.push(Task::Visit(trees.when_false[node]));
-                        tasks.push(Task::After { branch, first_leaf: leaves.len() });
-                        tasks.push(Task::Visit(trees.when_true[node]));
-                    }
-                    Err(_) => leaves.push(values[!at as usize]),
-                },
+        for group in unfolded.chunks_mut(LANES) {
+            for (branches, leaves) in &*group {
+                packed.branches.extend_from_slice(branches);
+                packed.ends.push(u32::try_from(packed.branches.len()).ok()?);
+                packed
+                    .leaves
+                    .push(Leaves(std::array::from_fn(|leaf| leaves.get(leaf).copied().unwrap_or(0))));
             }
+            let mut pending: Vec<&mut Vec<Branch>> = group.iter_mut().map(|(branches, _)| branches).collect();
+            // The next is the last.
+            pending.iter_mut().for_each(|branches| {
+                branches.sort_by_key(|branch| std::cmp::Reverse(branch.feature));
+            });
+            while let Some(step) = next_step(&mut pending, packed.window_words() * LANES) {
+                packed.steps.push(step);
+            }
+            packed.group_ends.push(u32::try_from(packed.steps.len()).ok()?);
         }
-        Some(())
+        packed.leaves.resize_with(unfolded.len().next_multiple_of(LANES), || Leaves([0; LEAVES]));
+        Some(packed)
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
         self.branches.len() * size_of::<Branch>()
-            + self.ends.len() * 4
+            + (self.ends.len() + self.group_ends.len()) * 4
             + self.leaves.len() * size_of::<Leaves>()
+            + self.steps.len() * size_of::<Step>()
+    }
+
+    /// Vectors of a row's keys, for any window.
+    fn window_words(&self) -> usize {
+        self.features.div_ceil(LANES).max(WINDOW / LANES)
     }
 
     /// Vectors of working memory.
     pub(super) fn work_words(&self) -> usize {
-        self.features
+        self.features.max(self.window_words())
+    }
+
+    /// The sum of one row, without base values.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 F and CD.
+    #[target_feature(enable = "avx512f,avx512cd")]
+    pub(super) unsafe fn sum(&self, scratch: &mut Scratch, from: Region, row: usize) -> i64 {
+        assert!(from.stride >= self.features);
+        let start = scratch.start(from, row);
+        let (_, keys, work) = scratch.parts_mut();
+        let words = Words::flat(&mut work.words[..self.window_words()]);
+        words[..self.features].copy_from_slice(&keys[start..start + self.features]);
+        let (mut low, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+        let lane_leaves = _mm512_mullo_epi32(
+            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+            _mm512_set1_epi32(LEAVES as i32),
+        );
+        let mut at = 0;
+        for (&end, leaves) in self.group_ends.iter().zip(self.leaves.as_chunks::<LANES>().0) {
+            let mut open = _mm512_set1_epi32(-1);
+            for step in &self.steps[at..end as usize] {
+                // SAFETY: a step's arrays are a vector, or a quarter of one; its window lies within `words`, as `next_step`
+                // made it.
+                unsafe {
+                    let window = words.as_ptr().add(step.first as usize);
+                    let places = _mm512_cvtepu8_epi32(_mm_loadu_si128(step.places.as_ptr().cast()));
+                    let keys = _mm512_permutex2var_epi32(
+                        _mm512_loadu_si512(window.cast()),
+                        places,
+                        _mm512_loadu_si512(window.add(LANES).cast()),
+                    );
+                    let thresholds = _mm512_loadu_si512(step.thresholds.as_ptr().cast());
+                    let fails = _mm512_cmpgt_epi32_mask(keys, thresholds);
+                    let masks = _mm512_loadu_si512(step.masks.as_ptr().cast());
+                    open = _mm512_mask_and_epi32(open, fails, open, masks);
+                }
+            }
+            at = end as usize;
+            let places = _mm512_add_epi32(lane_leaves, _mm512_lzcnt_epi32(open));
+            // SAFETY: a leaf's number is below 32, because the last is never ruled out; a group has sixteen tables.
+            let values = unsafe { _mm512_i32gather_epi32::<4>(places, leaves.as_ptr().cast()) };
+            low = _mm512_add_epi64(low, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(values)));
+            let upper = _mm512_extracti64x4_epi64::<1>(values);
+            high = _mm512_add_epi64(high, _mm512_cvtepi32_epi64(upper));
+        }
+        _mm512_reduce_add_epi64(_mm512_add_epi64(low, high))
     }
 
     /// The sums of `rows` rows from row `first` on, at most sixteen, without base values.
@@ -163,4 +218,54 @@ impl PackedBits {
         }
         sums
     }
+}
+
+/// The branches of a tree and its leaves' values in order. `None` if it has too many leaves, which also bounds the work.
+fn unfold(trees: &Trees, values: &[i32], root: i32) -> Option<(Vec<Branch>, Vec<i32>)> {
+    enum Task {
+        Visit(i32),
+        /// What lies under `when_true` of a branch has been visited: the leaves from the first on.
+        Mask {
+            branch: usize,
+            first_leaf: usize,
+        },
+    }
+    let (mut branches, mut leaves): (Vec<Branch>, Vec<i32>) = (Vec::new(), Vec::new());
+    let mut tasks = vec![Task::Visit(root)];
+    while let Some(task) = tasks.pop() {
+        match task {
+            Task::Mask { branch, first_leaf } => {
+                let ruled_out = (first_leaf..leaves.len()).fold(0u32, |mask, leaf| mask | 1 << (31 - leaf));
+                branches[branch].mask = !ruled_out;
+            }
+            Task::Visit(at) => match usize::try_from(at) {
+                Ok(_) if branches.len() >= LEAVES - 1 => return None,
+                Ok(node) => {
+                    tasks.push(Task::Visit(trees.when_false[node]));
+                    tasks.push(Task::Mask { branch: branches.len(), first_leaf: leaves.len() });
+                    tasks.push(Task::Visit(trees.when_true[node]));
+                    let (feature, threshold) = (trees.features[node], trees.thresholds[node]);
+                    branches.push(Branch { feature, threshold, mask: 0 });
+                }
+                Err(_) => leaves.push(values[!at as usize]),
+            },
+        }
+    }
+    Some((branches, leaves))
+}
+
+/// Takes the next branch of every tree whose feature is within a window from the least of all on. `None` when none are
+/// left.
+fn next_step(pending: &mut [&mut Vec<Branch>], keys: usize) -> Option<Step> {
+    let least = pending.iter().filter_map(|branches| branches.last()).map(|branch| branch.feature).min()?;
+    let first = least.min((keys - WINDOW) as u32);
+    let mut step = Step { thresholds: [i32::MAX; LANES], masks: [!0; LANES], places: [0; LANES], first };
+    for (lane, branches) in pending.iter_mut().enumerate() {
+        if let Some(branch) = branches.pop_if(|branch| branch.feature < first + WINDOW as u32) {
+            step.thresholds[lane] = branch.threshold;
+            step.masks[lane] = branch.mask;
+            step.places[lane] = (branch.feature - first) as u8;
+        }
+    }
+    Some(step)
 }

@@ -108,21 +108,27 @@ impl PackedForest {
         to: Region,
         rows: usize,
     ) {
+        let Some(bits) = &self.bits else { return self.execute(trees, scratch, from, to, 0..rows) };
+        let finish = |scratch: &mut Scratch, row: usize, sum: i64| {
+            let values = scratch.i64_row_mut(to, row);
+            values[0] = trees.base[0] + sum;
+            scalar::finish(trees, values);
+        };
         let mut first = 0;
-        while let Some(bits) = &self.bits
-            && rows - first >= bitvector::LEAST_ROWS
-        {
+        while rows - first >= bitvector::LEAST_ROWS {
             let count = (rows - first).min(bitvector::ROWS);
             // SAFETY: the features are this function's own condition.
             let sums = unsafe { bits.sums(scratch, from, first, count) };
             for (row, sum) in (first..first + count).zip(sums) {
-                let values = scratch.i64_row_mut(to, row);
-                values[0] = trees.base[0] + sum;
-                scalar::finish(trees, values);
+                finish(scratch, row, sum);
             }
             first += count;
         }
-        self.execute(trees, scratch, from, to, first..rows);
+        for row in first..rows {
+            // SAFETY: as above.
+            let sum = unsafe { bits.sum(scratch, from, row) };
+            finish(scratch, row, sum);
+        }
     }
 
     /// Computes the sums of the rows, and finishes them.
