@@ -102,6 +102,24 @@ fn halves<const V: usize, const T: usize>(sums: &[__m512i; V]) -> [__m256i; T] {
     })
 }
 
+/// `sum + a·b` by pairs. The compiler takes the intrinsic apart into a product and a sum, to shorten the chain where it
+/// believes that latency counts; here throughput does, and two instructions have half of it (measured: 0.66 of the time at large batches).
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) fn multiply_add(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the instruction reads and writes these registers only, and the processor has it.
+    unsafe {
+        core::arch::asm!(
+            "vpdpwssd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
 /// Sums without bias, in 32 bits. Partial sums may wrap; the whole sum is proven to fit, so it is exact.
 ///
 /// # Safety
@@ -122,8 +140,9 @@ unsafe fn sums<const R: usize, const V: usize>(
         for (row, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller has `2 * pairs` values in each of `R` rows; an unaligned read is asked for.
             let x = unsafe { x.add(row * stride + 2 * pair).cast::<i32>().read_unaligned() };
+            let x = _mm512_set1_epi32(x);
             for (sum, &weight) in sums.iter_mut().zip(&weights) {
-                *sum = _mm512_dpwssd_epi32(*sum, _mm512_set1_epi32(x), weight);
+                *sum = multiply_add(*sum, x, weight);
             }
         }
     }
@@ -143,7 +162,7 @@ unsafe fn sum<const V: usize>(weights: *const Lanes, pairs: usize, x: *const i16
         for (vector, sum) in sums[turn].iter_mut().enumerate() {
             // SAFETY: as in `sums`.
             let weight = unsafe { _mm512_loadu_si512(weights.add((pair * V + vector) * 2).cast()) };
-            *sum = _mm512_dpwssd_epi32(*sum, x, weight);
+            *sum = multiply_add(*sum, x, weight);
         }
     };
     let mut pair = 0;

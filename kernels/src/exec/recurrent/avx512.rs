@@ -5,6 +5,7 @@
 
 use core::arch::x86_64::*;
 
+use super::super::avx512::multiply_add;
 use super::super::scratch::{Block, Scratch};
 use super::{BLOCK, Constants, GATE_TABLE, POSITIONS, PackedRecurrent, Pairs, UNITS};
 use crate::model::graph::Cell;
@@ -197,7 +198,7 @@ unsafe fn sums<const R: usize, const G: usize>(
             // SAFETY: the caller has these vectors, and `Pairs` is aligned as a vector is.
             let weight = unsafe { _mm512_load_si512(weights.add(pair * G + gate).cast()) };
             for (sums, &x) in sums.iter_mut().zip(&x) {
-                sums[gate] = _mm512_dpwssd_epi32(sums[gate], x, weight);
+                sums[gate] = multiply_add(sums[gate], x, weight);
             }
         }
     }
@@ -217,7 +218,7 @@ unsafe fn sum<const G: usize>(weights: *const Pairs, pairs: usize, x: *const i16
         for (gate, sum) in sums[half].iter_mut().enumerate() {
             // SAFETY: as in `sums`.
             let weight = unsafe { _mm512_load_si512(weights.add(pair * G + gate).cast()) };
-            *sum = _mm512_dpwssd_epi32(*sum, x, weight);
+            *sum = multiply_add(*sum, x, weight);
         }
     };
     let mut pair = 0;
