@@ -61,7 +61,9 @@ pub(crate) struct Options {
 
 const FOOTNOTE: &str = "\
 One thread, from float32 rows to float32 answers; ours and the peer's turns alternate. p50 and p99 are of calls with \
-one row, row_us_N is the median call with N rows divided by N.";
+one row, row_us_N is the median call with N rows divided by N. Weights are random, and models are compiled with 32-bit sums, \
+which is the default's first choice: where it would take 64-bit sums for accuracy, recurrent layers run on the reference, \
+much slower.";
 
 /// Runs the comparison and prints it.
 ///
