@@ -238,9 +238,10 @@ impl Drop for Committer {
     }
 }
 
-/// Time from the begin of one commit to that of the next: a commit costs the processor as much as five hundred leaves,
-/// and who waits for durability waits at most this much longer.
-const PACE: Duration = Duration::from_millis(10);
+/// Time from the begin of one commit to that of the next. A commit costs the processor as much as five hundred leaves,
+/// and where the log shares its core with a shard, some requests wait for it; who waits for durability waits at most
+/// this much longer.
+const PACE: Duration = Duration::from_millis(20);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// A disk that is full stays so for a while.
 const LAST_RETRY: Duration = Duration::from_secs(1);
