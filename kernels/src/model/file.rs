@@ -8,7 +8,7 @@ use super::graph::{
     self, Activation, Affine, Cell, Dense, Element, Finish, Graph, Node, Operator, Recurrent, Tensor, Trees,
     Weights,
 };
-use super::schema::haca::model as schema;
+use super::model_generated::haca::model as schema;
 use super::{Calibration, LoadError};
 
 /// Version of the file's meaning; a reader refuses any other.

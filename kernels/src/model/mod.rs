@@ -5,7 +5,7 @@ pub(crate) mod graph;
 pub(crate) mod plan;
 #[allow(warnings, missing_docs, unsafe_op_in_unsafe_fn, clippy::all, clippy::undocumented_unsafe_blocks, unreachable_pub)]
 #[rustfmt::skip]
-mod schema;
+mod model_generated;
 pub(crate) mod validate;
 
 use sha2::{Digest, Sha256};
