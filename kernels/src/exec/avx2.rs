@@ -1,26 +1,19 @@
 //! Dense layers in 256-bit integer vectors.
 //!
-//! Every function needs a processor with AVX2. All pointers stay inside slices whose lengths are asserted at the start
-//! of [`dense`]; the layout they rest on is [`super::dense`]'s.
+//! Every function needs a processor with AVX2. All pointers stay inside slices whose lengths [`PackedDense::rows`]
+//! asserts; the layout they rest on is [`super::dense`]'s.
 
 use core::arch::x86_64::*;
 
-use super::dense::{GROUP, Lanes, PackedDense, TILE};
+use super::dense::{GROUP, Lanes, Output, PackedDense, TILE};
 use super::scratch::Scratch;
 use crate::model::graph::Activation;
-use crate::model::plan::{Arena, Region};
+use crate::model::plan::Region;
 use crate::spec::activation::{NARROW_SEGMENTS, one};
 use crate::spec::rounding::requantize;
 
 /// Rows computed together: weights are loaded once for both.
 const ROWS: usize = 2;
-
-/// Where results go.
-#[derive(Clone, Copy)]
-pub(super) enum Output {
-    I16(*mut i16),
-    I32(*mut i32),
-}
 
 /// Computes a dense layer for rows `0..rows` from one region into another.
 ///
@@ -34,29 +27,10 @@ pub(crate) unsafe fn dense(
     to: Region,
     rows: usize,
 ) {
-    let (input, output) = (scratch.start(from, 0), scratch.start(to, 0));
-    let tiles = layer.outputs.div_ceil(TILE);
-    let (i16s, i32s) = scratch.arenas_mut();
-    // The regions are read and written through pointers, because both may lie in the one arena: the plan keeps them
-    // apart. Rows are padded to 16 elements, so a pair of inputs and a tile of outputs never leave their row.
-    let output_len = if to.arena == Arena::I16 { i16s.len() } else { i32s.len() };
-    assert!(from.arena == Arena::I16 && to.arena != Arena::I64 && rows > 0);
-    assert!(input + rows * from.stride <= i16s.len() && output + rows * to.stride <= output_len);
-    assert!(
-        layer.pairs * 2 <= from.stride && tiles * TILE <= to.stride && layer.biases.len() == tiles * TILE
-    );
-    assert!(layer.shifts.len() == tiles * TILE);
-    let base = i16s.as_mut_ptr();
-    // SAFETY: asserted above.
-    let x = unsafe { base.add(input).cast_const() };
-    let y = match to.arena {
-        // SAFETY: asserted above.
-        Arena::I16 => Output::I16(unsafe { base.add(output) }),
-        // SAFETY: asserted above.
-        _ => Output::I32(unsafe { i32s.as_mut_ptr().add(output) }),
-    };
+    let tiles = layer.tiles();
+    let (x, y) = layer.rows(scratch, from, to, rows);
     for first in (0..tiles).step_by(GROUP) {
-        // SAFETY: AVX2 is this function's own condition, the rest is asserted above.
+        // SAFETY: AVX2 is this function's own condition, the rest is asserted by `rows`.
         unsafe {
             match tiles - first {
                 1 => group::<1>(layer, first, x, from.stride, y, to.stride, rows),
@@ -84,7 +58,7 @@ pub(super) unsafe fn group<const T: usize>(
 ) {
     let weights = layer.group(first, T);
     let mut row = 0;
-    // SAFETY: `row` stays below `rows`, and `dense` has asserted that so many rows are there.
+    // SAFETY: `row` stays below `rows`, and `PackedDense::rows` has asserted that so many rows are there.
     unsafe {
         if layer.narrow_biases.is_empty() {
             while row < rows {

@@ -2,14 +2,14 @@
 //!
 //! Every function needs AVX-512 F, BW and VNNI, and what [`super::avx2`] needs for the activations. The weights are
 //! those of [`super::dense`]: two tiles of eight outputs are one vector here. All pointers stay inside slices whose
-//! lengths are asserted at the start of [`dense`].
+//! lengths [`PackedDense::rows`] asserts.
 
 use core::arch::x86_64::*;
 
-use super::avx2::{self, Output};
-use super::dense::{GROUP, Lanes, PackedDense, TILE};
+use super::avx2;
+use super::dense::{GROUP, Lanes, Output, PackedDense, TILE};
 use super::scratch::Scratch;
-use crate::model::plan::{Arena, Region};
+use crate::model::plan::Region;
 
 /// Rows computed together: with two vectors of outputs each, sixteen accumulators, half of the registers.
 const ROWS: usize = 8;
@@ -28,27 +28,11 @@ pub(crate) unsafe fn dense(
     to: Region,
     rows: usize,
 ) {
-    let (input, output) = (scratch.start(from, 0), scratch.start(to, 0));
-    let tiles = layer.outputs.div_ceil(TILE);
-    let (i16s, i32s) = scratch.arenas_mut();
-    let output_len = if to.arena == Arena::I16 { i16s.len() } else { i32s.len() };
-    // The regions may lie in one arena, so they are read and written through pointers: the plan keeps them apart.
-    assert!(from.arena == Arena::I16 && to.arena != Arena::I64 && rows > 0);
-    assert!(input + rows * from.stride <= i16s.len() && output + rows * to.stride <= output_len);
-    assert!(layer.pairs * 2 <= from.stride && tiles * TILE <= to.stride);
-    assert!(layer.shifts.len() == tiles * TILE);
+    let tiles = layer.tiles();
     assert!(layer.narrow_biases.len() == tiles * TILE);
-    let base = i16s.as_mut_ptr();
-    // SAFETY: asserted above.
-    let x = unsafe { base.add(input).cast_const() };
-    let y = match to.arena {
-        // SAFETY: asserted above.
-        Arena::I16 => Output::I16(unsafe { base.add(output) }),
-        // SAFETY: asserted above.
-        _ => Output::I32(unsafe { i32s.as_mut_ptr().add(output) }),
-    };
+    let (x, y) = layer.rows(scratch, from, to, rows);
     for first in (0..tiles).step_by(GROUP) {
-        // SAFETY: the features are this function's own condition, the rest is asserted above.
+        // SAFETY: the features are this function's own condition, the rest is asserted above and by `rows`.
         unsafe {
             match tiles - first {
                 1 => avx2::group::<1>(layer, first, x, from.stride, y, to.stride, rows),
@@ -76,7 +60,7 @@ unsafe fn group<const V: usize, const T: usize>(
 ) {
     let weights = layer.group(first, T);
     let mut row = 0;
-    // SAFETY: `row` stays below `rows`, and `dense` has asserted that so many rows are there.
+    // SAFETY: `row` stays below `rows`, and `PackedDense::rows` has asserted that so many rows are there.
     unsafe {
         while row + ROWS <= rows {
             let sums = sums::<ROWS, V>(weights, layer.pairs, x.add(row * x_stride), x_stride);

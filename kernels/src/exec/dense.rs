@@ -4,7 +4,9 @@
 //! Eight outputs are a tile; up to four tiles are a group, whose vectors for one pair of inputs lie together, so that
 //! a group is read as a single stream. Missing outputs and an odd last input are zeros.
 
+use super::scratch::Scratch;
 use crate::model::graph::{Activation, Dense, Tensor};
+use crate::model::plan::{Arena, Region};
 use crate::model::validate::Proof;
 
 /// Outputs in a vector.
@@ -21,6 +23,13 @@ pub(crate) struct Lanes(#[allow(dead_code)] [i16; 16]);
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Line(#[allow(dead_code)] [Lanes; 2]);
+
+/// Where results go.
+#[derive(Clone, Copy)]
+pub(super) enum Output {
+    I16(*mut i16),
+    I32(*mut i32),
+}
 
 #[derive(Debug)]
 pub(crate) struct PackedDense {
@@ -86,6 +95,41 @@ impl PackedDense {
             minimum,
             maximum,
         }
+    }
+
+    pub(super) fn tiles(&self) -> usize {
+        self.outputs.div_ceil(TILE)
+    }
+
+    /// Where the first of `rows` rows is read, and where its results go. Both are good for all rows and whole tiles.
+    ///
+    /// They are pointers, because the regions may lie in one arena: the plan keeps them apart. Rows are padded to 16
+    /// elements, so a pair of inputs and a tile of outputs never leave their row.
+    pub(super) fn rows(
+        &self,
+        scratch: &mut Scratch,
+        from: Region,
+        to: Region,
+        rows: usize,
+    ) -> (*const i16, Output) {
+        let (input, output) = (scratch.start(from, 0), scratch.start(to, 0));
+        let channels = self.tiles() * TILE;
+        let (i16s, i32s) = scratch.arenas_mut();
+        let output_len = if to.arena == Arena::I16 { i16s.len() } else { i32s.len() };
+        assert!(from.arena == Arena::I16 && to.arena != Arena::I64 && rows > 0);
+        assert!(input + rows * from.stride <= i16s.len() && output + rows * to.stride <= output_len);
+        assert!(self.pairs * 2 <= from.stride && channels <= to.stride && self.biases.len() == channels);
+        assert!(self.shifts.len() == channels);
+        let base = i16s.as_mut_ptr();
+        // SAFETY: asserted above.
+        let x = unsafe { base.add(input).cast_const() };
+        let y = match to.arena {
+            // SAFETY: asserted above.
+            Arena::I16 => Output::I16(unsafe { base.add(output) }),
+            // SAFETY: asserted above.
+            _ => Output::I32(unsafe { i32s.as_mut_ptr().add(output) }),
+        };
+        (x, y)
     }
 
     /// The weights of `tiles` tiles from the first of a group on: `tiles * pairs` vectors.
