@@ -361,14 +361,26 @@ fn execute_node(
         (Backend::Avx512Vnni, Packed::Recurrent(layer)) => {
             // SAFETY: `with_backend` refused this backend unless the processor has AVX-512 F, BW and VNNI.
             unsafe {
-                recurrent::avx512::execute(layer, scratch, region(node.inputs[0]), region(node.output), rows);
+                recurrent::steps::execute::<recurrent::avx512::Avx512Vnni>(
+                    layer,
+                    scratch,
+                    region(node.inputs[0]),
+                    region(node.output),
+                    rows,
+                );
             }
         }
         #[cfg(target_arch = "x86_64")]
         (Backend::Avx2, Packed::Recurrent(layer)) => {
             // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
             unsafe {
-                recurrent::avx2::execute(layer, scratch, region(node.inputs[0]), region(node.output), rows);
+                recurrent::steps::execute::<recurrent::avx2::Avx2>(
+                    layer,
+                    scratch,
+                    region(node.inputs[0]),
+                    region(node.output),
+                    rows,
+                );
             }
         }
         (Backend::Avx2 | Backend::Avx512Vnni, Packed::Forest(forest)) => {

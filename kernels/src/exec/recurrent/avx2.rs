@@ -4,10 +4,9 @@
 
 use core::arch::x86_64::*;
 
-use super::super::scratch::{Block, Scratch};
-use super::{BLOCK, Constants, GATE_WORDS, POSITIONS, PackedRecurrent, Pairs, UNITS, Words};
-use crate::model::graph::Cell;
-use crate::model::plan::{Arena, Region};
+use super::super::scratch::Block;
+use super::steps::Instructions;
+use super::{Constants, GATE_WORDS, PackedRecurrent, Pairs, UNITS, Words};
 use crate::spec::activation::one;
 use crate::spec::recurrence::STATE_BOUND;
 
@@ -16,72 +15,32 @@ const ROWS: usize = 2;
 /// Units in a vector.
 const HALF: usize = UNITS / 2;
 
-/// Computes rows `0..rows`.
-///
-/// # Safety
-/// The processor must have AVX2.
-#[target_feature(enable = "avx2")]
-pub(crate) unsafe fn execute(
-    layer: &PackedRecurrent,
-    scratch: &mut Scratch,
-    from: Region,
-    to: Region,
-    rows: usize,
-) {
-    assert!(from.arena == Arena::I16 && to.arena == Arena::I16);
-    for first in (0..rows).step_by(BLOCK) {
-        let count = (rows - first).min(BLOCK);
-        let (x, y) = (scratch.start(from, first), scratch.start(to, first));
-        // SAFETY: the features are this function's own condition.
-        unsafe {
-            match layer.cell {
-                Cell::Lstm => block::<4>(layer, scratch.block(layer, x, from, y, to, count)),
-                Cell::Gru => block::<3>(layer, scratch.block(layer, x, from, y, to, count)),
-            }
-        }
-    }
-}
+/// See the module's text.
+pub(in super::super) struct Avx2;
 
-/// Computes up to [`BLOCK`] rows: the products with the inputs of some steps, then these steps, and so on.
-///
-/// # Safety
-/// As [`execute`]; `G` is the number of gates.
-#[target_feature(enable = "avx2")]
-unsafe fn block<const G: usize>(layer: &PackedRecurrent, at: Block<'_>) {
-    let (groups, hidden) = (layer.groups(), layer.hidden);
-    let (mut before, mut after) = (at.before, at.after);
-    let chunk = POSITIONS / at.rows;
-    let mut forward = true;
-    for first in (0..layer.steps).step_by(chunk) {
-        let count = chunk.min(layer.steps - first);
-        // SAFETY: `Block` holds so many rows, steps and shares.
-        unsafe { project::<G>(layer, &at, first, count) };
-        for step in 0..count {
-            for index in 0..groups {
-                let group = if forward { index } else { groups - 1 - index };
-                // SAFETY: as above; `group` is one of the layer's.
-                unsafe { advance::<G>(layer, &at, group, step, before, after) };
-            }
-            forward = !forward;
-            (before, after) = (after, before);
-            if !layer.last_only || first + step + 1 == layer.steps {
-                let place = if layer.last_only { 0 } else { (first + step) * hidden };
-                for row in 0..at.rows {
-                    // SAFETY: an output row holds a state for each step, or one.
-                    unsafe {
-                        let state = before.add(row * groups * UNITS).cast_const();
-                        at.y.add(row * at.y_stride + place).copy_from_nonoverlapping(state, hidden);
-                    }
-                }
-            }
-        }
+impl Instructions for Avx2 {
+    unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
+        // SAFETY: the caller keeps the trait's contract.
+        unsafe { project::<G>(layer, at, first, steps) }
+    }
+
+    unsafe fn advance<const G: usize>(
+        layer: &PackedRecurrent,
+        at: &Block<'_>,
+        group: usize,
+        step: usize,
+        before: *mut i16,
+        after: *mut i16,
+    ) {
+        // SAFETY: the caller keeps the trait's contract.
+        unsafe { advance::<G>(layer, at, group, step, before, after) }
     }
 }
 
 /// The inputs' shares of the gates' arguments for `steps` steps from step `first`, `[step][group][row][gate]`.
 ///
 /// # Safety
-/// As [`block`]; there are so many steps, and shares for them.
+/// As [`Instructions`]; there are so many steps, and shares for them.
 #[target_feature(enable = "avx2")]
 unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
     let (groups, pairs) = (layer.groups(), layer.features.div_ceil(2));
@@ -118,7 +77,7 @@ unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first
 /// Rescales sums to the recurrent scale, bounds them, and adds the half of the shift that follows.
 ///
 /// # Safety
-/// As [`block`]; `G` vectors at `to`.
+/// As [`Instructions`]; `G` vectors at `to`.
 #[target_feature(enable = "avx2")]
 unsafe fn share<const G: usize>(constants: &Constants, half: usize, sums: &[__m256i; G], to: *mut Words) {
     let (most, least) = (_mm256_set1_epi32(STATE_BOUND), _mm256_set1_epi32(-STATE_BOUND));
@@ -137,7 +96,7 @@ unsafe fn share<const G: usize>(constants: &Constants, half: usize, sums: &[__m2
 /// Takes one group of all rows through a step.
 ///
 /// # Safety
-/// As [`block`]; `before` and `after` hold the hidden states of all rows.
+/// As [`Instructions`]; `before` and `after` hold the hidden states of all rows.
 #[target_feature(enable = "avx2")]
 unsafe fn advance<const G: usize>(
     layer: &PackedRecurrent,
@@ -214,7 +173,7 @@ unsafe fn sums<const R: usize, const G: usize>(
 /// From the sums and shares of eight units to their next states.
 ///
 /// # Safety
-/// As [`block`]; `G` vectors at `shares`.
+/// As [`Instructions`]; `G` vectors at `shares`.
 #[target_feature(enable = "avx2")]
 unsafe fn unit<const G: usize>(
     layer: &PackedRecurrent,

@@ -13,6 +13,8 @@ pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 mod reference;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod steps;
 
 use crate::model::graph::{Cell, Recurrent, Tensor};
 use crate::model::validate::Proof;
