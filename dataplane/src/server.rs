@@ -85,7 +85,7 @@ impl Drop for StopCount {
 /// Glommio's own rings carry nothing but the wake-up of a parked shard.
 const EXECUTOR_MEMORY: usize = 64 << 10;
 
-impl<M: Send + 'static> Server<M> {
+impl<M> Server<M> {
     /// Binds the sockets, starts one pinned thread for each core, and returns once every shard serves.
     /// `applications` makes each shard's application on the shard's own thread.
     ///
@@ -100,6 +100,7 @@ impl<M: Send + 'static> Server<M> {
         applications: Vec<F>,
     ) -> Result<Self, ServerError>
     where
+        M: Send + 'static,
         A: Application<Message = M>,
         F: FnOnce() -> A + Send + 'static,
     {
@@ -232,12 +233,9 @@ impl<M> Drop for Server<M> {
     /// Nothing is left running, whichever way the server goes.
     fn drop(&mut self) {
         if !self.threads.is_empty() {
-            for inbox in &self.inboxes {
-                let _ = inbox.send(Letter::Drain);
-            }
-            for (_, thread) in self.threads.drain(..) {
-                let _ = thread.join();
-            }
+            self.drain();
+            // Whoever wanted to know how they ended has called `join`.
+            let _ = self.join_threads();
         }
     }
 }
