@@ -14,6 +14,7 @@ mod avx512;
 mod bitvector;
 mod dense;
 mod forest;
+mod node;
 #[cfg(target_arch = "x86_64")]
 mod quantize;
 mod recurrent;
@@ -24,10 +25,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::model::graph::{Element, Graph, Node, Operator, Tensor};
-use crate::model::validate::Proof;
+use crate::model::graph::{Element, Tensor};
 use crate::model::{Dtype, Model};
 use crate::spec::rounding;
+pub(crate) use node::Packed;
 use scratch::Scratch;
 
 /// Which code computes.
@@ -105,43 +106,6 @@ pub enum InputError {
     /// The model has no exact `i16` form of its boundary.
     #[error("the model does not take i16 rows: send f32, or compile it with an i16 boundary")]
     Dtype,
-}
-
-/// What a node's weights were packed into at load, for executors other than the reference.
-#[derive(Debug)]
-pub(crate) enum Packed {
-    /// The graph's own form is read.
-    None,
-    Dense(dense::PackedDense),
-    Forest(forest::PackedForest),
-    Recurrent(recurrent::PackedRecurrent),
-}
-
-impl Packed {
-    pub(crate) fn new(graph: &Graph, node: &Node, proof: Proof) -> Packed {
-        match &node.operator {
-            Operator::Dense(dense) => {
-                let (input, output) = (&graph.tensors[node.inputs[0]], &graph.tensors[node.output]);
-                Packed::Dense(dense::PackedDense::new(dense, input, output, proof))
-            }
-            Operator::Trees(trees) => forest::PackedForest::new(trees).map_or(Packed::None, Packed::Forest),
-            Operator::Recurrent(layer) => {
-                let (input, output) = (&graph.tensors[node.inputs[0]], &graph.tensors[node.output]);
-                recurrent::PackedRecurrent::new(layer, input, output, proof)
-                    .map_or(Packed::None, Packed::Recurrent)
-            }
-            _ => Packed::None,
-        }
-    }
-
-    pub(crate) fn memory_bytes(&self) -> usize {
-        match self {
-            Packed::None => 0,
-            Packed::Dense(dense) => dense.memory_bytes(),
-            Packed::Forest(forest) => forest.memory_bytes(),
-            Packed::Recurrent(layer) => layer.memory_bytes(),
-        }
-    }
 }
 
 /// Runs one model on batches of rows.
@@ -279,7 +243,7 @@ impl Executor {
         }
         let model = &*self.model;
         for (node, packed) in model.graph.nodes.iter().zip(&model.packed) {
-            execute_node(self.backend, model, node, packed, &mut self.scratch, rows);
+            node::execute(self.backend, model, node, packed, &mut self.scratch, rows);
         }
         self.copy_outputs(rows);
     }
@@ -289,7 +253,7 @@ impl Executor {
         let model = Arc::clone(&self.model);
         let mut produced = Vec::new();
         for (index, (node, packed)) in model.graph.nodes.iter().zip(&model.packed).enumerate() {
-            execute_node(self.backend, &model, node, packed, &mut self.scratch, 1);
+            node::execute(self.backend, &model, node, packed, &mut self.scratch, 1);
             let tensor = &model.graph.tensors[node.output];
             produced.resize(tensor.len(), 0);
             self.scratch.copy_row(model.plan.regions[node.output], 0, &mut produced);
@@ -333,68 +297,6 @@ impl Executor {
                 }
             }
         }
-    }
-}
-
-/// Computes one node for rows `0..rows`.
-fn execute_node(
-    backend: Backend,
-    model: &Model,
-    node: &Node,
-    packed: &Packed,
-    scratch: &mut Scratch,
-    rows: usize,
-) {
-    let region = |tensor: usize| model.plan.regions[tensor];
-    match (backend, packed) {
-        #[cfg(target_arch = "x86_64")]
-        (Backend::Avx512Vnni, Packed::Dense(dense)) if !dense.narrow_biases.is_empty() => {
-            // SAFETY: `with_backend` refused this backend unless the processor has AVX2 and AVX-512 F, BW and VNNI.
-            unsafe { avx512::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Dense(dense)) => {
-            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
-            unsafe { avx2::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        (Backend::Avx512Vnni, Packed::Recurrent(layer)) => {
-            // SAFETY: `with_backend` refused this backend unless the processor has AVX-512 F, BW and VNNI.
-            unsafe {
-                recurrent::steps::execute::<recurrent::avx512::Avx512Vnni>(
-                    layer,
-                    scratch,
-                    region(node.inputs[0]),
-                    region(node.output),
-                    rows,
-                );
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        (Backend::Avx2, Packed::Recurrent(layer)) => {
-            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
-            unsafe {
-                recurrent::steps::execute::<recurrent::avx2::Avx2>(
-                    layer,
-                    scratch,
-                    region(node.inputs[0]),
-                    region(node.output),
-                    rows,
-                );
-            }
-        }
-        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Forest(forest)) => {
-            let Operator::Trees(trees) = &node.operator else { unreachable!("only trees pack to a forest") };
-            let (from, to) = (region(node.inputs[0]), region(node.output));
-            #[cfg(target_arch = "x86_64")]
-            if backend == Backend::Avx512Vnni {
-                // SAFETY: `with_backend` refused this backend unless the processor has AVX-512 F and CD.
-                unsafe { forest.execute_vectors(trees, scratch, from, to, rows) };
-                return;
-            }
-            forest.execute(trees, scratch, from, to, 0..rows);
-        }
-        _ => scalar::execute(model, node, scratch, rows),
     }
 }
 

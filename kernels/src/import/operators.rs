@@ -1,8 +1,11 @@
 //! The operators of ONNX's own domain, and the scaler, one by one.
 
+mod dense;
+mod elementwise;
+
 use super::ImportError;
 use super::constant::Constant;
-use super::float::{Function, Operation, Value};
+use super::float::{Function, Operation};
 use super::graph::{Known, Reader, is_float, refuse};
 use super::onnx::NodeProto;
 use super::trees;
@@ -96,144 +99,6 @@ impl Reader {
         let dimensions: Vec<Option<u32>> =
             std::iter::once(None).chain(reshaped.into_iter().map(Some)).collect();
         self.view(node, value, &dimensions)
-    }
-
-    fn matmul(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let input = self.value(node, 0)?;
-        let Some(weights) = self.constant(node, 1)?.transposed() else {
-            return refuse(node, "its second input must be a constant matrix");
-        };
-        let bias = vec![0.0; weights.shape[0]];
-        self.dense(node, input, weights, bias)
-    }
-
-    fn gemm(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let input = self.value(node, 0)?;
-        if node.int("transA", 0) != 0 {
-            return refuse(node, "transA would mix rows of the batch");
-        }
-        let matrix = self.constant(node, 1)?;
-        let weights = if node.int("transB", 0) != 0 { Some(matrix.clone()) } else { matrix.transposed() };
-        let Some(mut weights) = weights.filter(|weights| weights.shape.len() == 2) else {
-            return refuse(node, "its second input must be a constant matrix");
-        };
-        let (alpha, beta) = (node.float("alpha", 1.0), node.float("beta", 1.0));
-        weights.values.iter_mut().for_each(|weight| *weight *= f64::from(alpha));
-        let outputs = weights.shape[0];
-        let bias = match self.optional(node, 2)? {
-            None => vec![0.0; outputs],
-            Some(Known::Constant(bias)) => match bias.broadcast(&[outputs as u32]) {
-                Some(bias) => bias.iter().map(|bias| bias * f64::from(beta)).collect(),
-                None => {
-                    return refuse(
-                        node,
-                        format!("its bias of shape {:?} is not one for each output", bias.shape),
-                    );
-                }
-            },
-            Some(Known::Value(_)) => return refuse(node, "its bias must be a constant"),
-        };
-        self.dense(node, input, weights, bias)
-    }
-
-    fn dense(
-        &mut self,
-        node: &NodeProto,
-        input: Value,
-        weights: Constant,
-        bias: Vec<f64>,
-    ) -> Result<(), ImportError> {
-        let shape = self.graph.shapes[input].clone();
-        let (outputs, inputs) = (weights.shape[0], weights.shape[1]);
-        if shape.iter().rev().skip(1).any(|&length| length != 1) {
-            return refuse(
-                node,
-                format!(
-                    "its input is {shape:?} a row: products over several positions are not supported yet"
-                ),
-            );
-        }
-        if self.graph.len(input) != inputs || shape.is_empty() {
-            return refuse(node, format!("its matrix takes {inputs} inputs, and a row is {shape:?}"));
-        }
-        let mut output = shape;
-        *output.last_mut().expect("not empty") = outputs as u32;
-        if bias.iter().chain(&weights.values).any(|value| !value.is_finite()) {
-            return refuse(node, "a weight is not finite");
-        }
-        self.step(node, 0, Operation::Dense { weights: weights.values, bias }, vec![input], output)
-    }
-
-    fn elementwise(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let operator = node.operator();
-        let (left, right) = (self.input(node, 0)?.clone(), self.input(node, 1)?.clone());
-        let (value, constant, constant_first) = match (left, right) {
-            (Known::Value(a), Known::Value(b)) => {
-                let (shape, other) = (self.graph.shapes[a].clone(), &self.graph.shapes[b]);
-                if operator != "Add" || shape != *other {
-                    return refuse(
-                        node,
-                        format!(
-                            "of two computed values, {shape:?} and {other:?}; only Add of equal shapes is supported"
-                        ),
-                    );
-                }
-                return self.step(node, 0, Operation::Add, vec![a, b], shape);
-            }
-            (Known::Value(value), Known::Constant(constant)) => (value, constant, false),
-            (Known::Constant(constant), Known::Value(value)) => (value, constant, true),
-            (Known::Constant(_), Known::Constant(_)) => {
-                return refuse(node, "of two constants: fold it before export");
-            }
-        };
-        let shape = self.graph.shapes[value].clone();
-        let Some(constants) = constant.broadcast(&shape) else {
-            return refuse(
-                node,
-                format!("a constant of shape {:?} does not fit a row of {shape:?}", constant.shape),
-            );
-        };
-        let len = constants.len();
-        let negated = || constants.iter().map(|value| -value).collect::<Vec<_>>();
-        let (scale, offset) = match (operator.as_str(), constant_first) {
-            ("Add", _) => (vec![1.0; len], constants),
-            ("Sub", false) => (vec![1.0; len], negated()),
-            ("Sub", true) => (vec![-1.0; len], constants),
-            ("Mul", _) => (constants, vec![0.0; len]),
-            ("Div", false) => (constants.iter().map(|value| 1.0 / value).collect(), vec![0.0; len]),
-            _ => return refuse(node, "a constant divided by a computed value is not supported"),
-        };
-        self.affine(node, value, scale, offset)
-    }
-
-    fn scaler(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let value = self.value(node, 0)?;
-        let len = self.graph.len(value);
-        let widened = |values: &[f32], default: f32| match values {
-            [] => Some(vec![f64::from(default); len]),
-            &[one] => Some(vec![f64::from(one); len]),
-            many => (many.len() == len).then(|| many.iter().map(|&value| value.into()).collect()),
-        };
-        let (scale, offset) = (widened(node.floats("scale"), 1.0), widened(node.floats("offset"), 0.0));
-        let (Some(scale), Some(offset)) = (scale, offset) else {
-            return refuse(node, format!("its scale or offset does not fit a row of {len} elements"));
-        };
-        let offset = offset.iter().zip(&scale).map(|(offset, scale)| -offset * scale).collect();
-        self.affine(node, value, scale, offset)
-    }
-
-    fn affine(
-        &mut self,
-        node: &NodeProto,
-        value: Value,
-        scale: Vec<f64>,
-        offset: Vec<f64>,
-    ) -> Result<(), ImportError> {
-        if scale.iter().chain(&offset).any(|value| !value.is_finite()) {
-            return refuse(node, "a constant is not finite, or a divisor is 0");
-        }
-        let shape = self.graph.shapes[value].clone();
-        self.step(node, 0, Operation::Affine { scale, offset }, vec![value], shape)
     }
 }
 

@@ -3,13 +3,16 @@
 //! All scales are powers of two. The error of a layer comes from rounding its inputs and its weights; with 32-bit sums
 //! the bits of the two together are limited, and [`activation_bits`] splits them so that both errors are alike.
 
+mod affine;
+mod dense;
+
 use super::calibrate::Ranges;
 use super::float::{Finish, FloatGraph, Function, Operation, Step, Value};
 use super::fold::uses;
 use super::{CompileOptions, ImportError, forest, recurrent};
-use crate::model::graph::{Activation, Affine, Dense, Element, Graph, Node, Operator, Tensor, Weights};
-use crate::spec::activation::{self, OUTPUT_EXPONENTS, SIGMOID_INPUT_EXPONENT, TANH_INPUT_EXPONENT};
-use crate::spec::rounding::{EXPONENTS, MAX_RIGHT_SHIFT, power_of_two};
+use crate::model::graph::{Activation, Element, Graph, Node, Operator, Tensor};
+use crate::spec::activation::{self, OUTPUT_EXPONENTS};
+use crate::spec::rounding::{EXPONENTS, power_of_two};
 
 /// Width of the exact sums of dense layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +33,6 @@ pub(crate) struct Quantized {
 const WIDE_INPUT_BITS: u32 = 30;
 /// Bits of magnitude of an `i32` output at the range seen: four times it still fits.
 const WIDE_OUTPUT_BITS: u32 = 29;
-/// Bits of magnitude of an elementwise multiplier: as many as a float32 has.
-const MULTIPLIER_BITS: u32 = 24;
 /// An input element of its own scale may exceed the range seen by this factor, within the range of the largest element:
 /// an element that hardly moved in calibration may do so later.
 const QUIET: f64 = 8.0;
@@ -218,11 +219,19 @@ impl Builder<'_> {
         let operator = match &step.operation {
             Operation::Dense { weights, bias } => {
                 let input = &self.graph.tensors[inputs[0]];
-                Operator::Dense(self.dense(step, weights, bias, input, &mut output, function)?)
+                Operator::Dense(dense::quantize(
+                    self.width,
+                    step,
+                    weights,
+                    bias,
+                    input,
+                    &mut output,
+                    function,
+                )?)
             }
             Operation::Affine { scale, offset } => {
                 let input = &self.graph.tensors[inputs[0]];
-                Operator::Affine(affine(step, scale, offset, input, &output)?)
+                Operator::Affine(affine::quantize(step, scale, offset, input, &output)?)
             }
             Operation::Add => Operator::Add,
             Operation::Part { .. } => unreachable!("the importer refuses what it could not fold"),
@@ -266,65 +275,6 @@ impl Builder<'_> {
         });
         Ok(())
     }
-
-    /// Chooses a scale for each output's weights: the finest at which the weights fit 16 bits and the sum fits its
-    /// accumulator.
-    fn dense(
-        &self,
-        step: &Step,
-        weights: &[f64],
-        bias: &[f64],
-        input: &Tensor,
-        output: &mut Tensor,
-        function: Option<Function>,
-    ) -> Result<Dense, ImportError> {
-        let inputs = weights.len() / bias.len();
-        // What one unit of each element is worth, in units of the input's common scale.
-        let factor = |element: usize| power_of_two(input.exponent - input.exponent_of(element));
-        let argument = match function {
-            Some(Function::Sigmoid) => SIGMOID_INPUT_EXPONENT,
-            Some(Function::Tanh) => TANH_INPUT_EXPONENT,
-            _ => output.exponent,
-        };
-        let limit = if self.width == Width::Narrow { f64::from(i32::MAX) } else { power_of_two(61) };
-        let mut channels = Vec::with_capacity(bias.len());
-        for (weights, &bias) in weights.chunks_exact(inputs).zip(bias) {
-            let weights: Vec<f64> =
-                weights.iter().enumerate().map(|(k, weight)| weight * factor(k)).collect();
-            let largest = weights.iter().fold(0f64, |most, weight| most.max(weight.abs()));
-            // No finer than a shift can undo.
-            let longest = if self.width == Width::Narrow { 30 } else { MAX_RIGHT_SHIFT };
-            let finest = (argument + longest - input.exponent).clamp(*EXPONENTS.start(), *EXPONENTS.end());
-            let mut exponent = exponent_for(largest, 15).min(finest);
-            let channel = loop {
-                let channel = Channel::new(&weights, bias, input, exponent);
-                let shift = input.exponent + exponent - argument;
-                let half = if shift > 0 { power_of_two(shift - 1) } else { 0.0 };
-                if -channel.least <= limit && channel.largest + half <= limit {
-                    break channel;
-                }
-                exponent -= 1;
-                if exponent < *EXPONENTS.start() {
-                    let what = "its weights or bias are too large for any scale".to_owned();
-                    return Err(ImportError::Range { layer: step.name.clone(), what });
-                }
-            };
-            channels.push(channel);
-        }
-        if output.element == Element::I32 {
-            // Wide outputs keep what the sums have, and round as little as may be.
-            let coarsest = channels.iter().map(|channel| channel.exponent).min().unwrap_or(0);
-            output.exponent = output.exponent.min(input.exponent + coarsest).max(*EXPONENTS.start());
-        }
-        let exponents: Vec<i32> = channels.iter().map(|channel| channel.exponent).collect();
-        let uniform = exponents.iter().all(|&exponent| exponent == exponents[0]);
-        Ok(Dense {
-            weight_exponents: if uniform { vec![exponents[0]] } else { exponents },
-            bias: channels.iter().map(|channel| channel.bias).collect(),
-            weights: Weights::I16(channels.into_iter().flat_map(|channel| channel.weights).collect()),
-            activation: activation_of(function),
-        })
-    }
 }
 
 fn activation_of(function: Option<Function>) -> Activation {
@@ -334,57 +284,4 @@ fn activation_of(function: Option<Function>) -> Activation {
         // Relu is the lower bound of the output.
         Some(Function::Relu) | None => Activation::None,
     }
-}
-
-/// One output's integers at a scale, and the interval of its sum.
-struct Channel {
-    exponent: i32,
-    weights: Vec<i16>,
-    bias: i64,
-    least: f64,
-    largest: f64,
-}
-
-impl Channel {
-    fn new(weights: &[f64], bias: f64, input: &Tensor, exponent: i32) -> Channel {
-        let scale = power_of_two(exponent);
-        let weights: Vec<i16> = weights.iter().map(|weight| (weight * scale).round() as i16).collect();
-        let bias = (bias * power_of_two(input.exponent + exponent)).round();
-        let (mut least, mut largest) = (bias.min(0.0), bias.max(0.0));
-        for &weight in &weights {
-            let ends = [input.minimum, input.maximum].map(|end| f64::from(weight) * end as f64);
-            least += ends[0].min(ends[1]);
-            largest += ends[0].max(ends[1]);
-        }
-        // A bias beyond 64 bits saturates here, and its interval is refused.
-        Channel { exponent, weights, bias: bias as i64, least, largest }
-    }
-}
-
-fn affine(
-    step: &Step,
-    scale: &[f64],
-    offset: &[f64],
-    input: &Tensor,
-    output: &Tensor,
-) -> Result<Affine, ImportError> {
-    let mut affine = Affine { multipliers: Vec::new(), offsets: Vec::new(), shifts: Vec::new() };
-    for (element, (&scale, &offset)) in scale.iter().zip(offset).enumerate() {
-        let from = input.exponent_of(element);
-        // The sum is at exponent `from + fine`; at least the output's, so that the shift is to the right.
-        let least = output.exponent - from;
-        let fine = if scale == 0.0 { least } else { exponent_for(scale.abs(), MULTIPLIER_BITS) };
-        let fine = fine.clamp(least, least + MAX_RIGHT_SHIFT);
-        let multiplier = (scale * power_of_two(fine)).round();
-        let offset = (offset * power_of_two(from + fine)).round();
-        let bound = multiplier.abs() * input.bound() as f64 + offset.abs();
-        if multiplier.abs() > f64::from(i32::MAX) || bound >= power_of_two(61) {
-            let what = format!("element {element}: scale {scale} and offset do not fit the ranges seen");
-            return Err(ImportError::Range { layer: step.name.clone(), what });
-        }
-        affine.multipliers.push(multiplier as i32);
-        affine.offsets.push(offset as i64);
-        affine.shifts.push((from + fine - output.exponent) as u8);
-    }
-    Ok(affine)
 }

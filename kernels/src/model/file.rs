@@ -2,12 +2,13 @@
 //!
 //! Decoding checks only that the file is what the schema says; [`super::validate`] checks what it means.
 
+mod dense;
+mod recurrent;
+mod trees;
+
 use flatbuffers::{FlatBufferBuilder, Vector, VerifierOptions, WIPOffset};
 
-use super::graph::{
-    self, Activation, Affine, Cell, Dense, Element, Finish, Graph, Node, Operator, Recurrent, Tensor, Trees,
-    Weights,
-};
+use super::graph::{self, Activation, Affine, Element, Graph, Node, Operator, Tensor};
 use super::model_generated::haca::model as schema;
 use super::{Calibration, LoadError};
 
@@ -91,20 +92,7 @@ fn encode_activation(activation: Activation) -> schema::Activation {
 
 fn encode_node<'a>(b: &mut FlatBufferBuilder<'a>, node: &Node) -> WIPOffset<schema::Node<'a>> {
     let (kind, operator) = match &node.operator {
-        Operator::Dense(dense) => {
-            let (weights8, weights16) = match &dense.weights {
-                Weights::I8(values) => (Some(b.create_vector(values)), None),
-                Weights::I16(values) => (None, Some(b.create_vector(values))),
-            };
-            let arguments = schema::DenseArgs {
-                weights8,
-                weights16,
-                weight_exponents: Some(b.create_vector(&narrow(&dense.weight_exponents))),
-                bias: Some(b.create_vector(&dense.bias)),
-                activation: encode_activation(dense.activation),
-            };
-            (schema::Operator::Dense, schema::Dense::create(b, &arguments).as_union_value())
-        }
+        Operator::Dense(dense) => (schema::Operator::Dense, dense::encode(b, dense).as_union_value()),
         Operator::Affine(affine) => {
             let arguments = schema::AffineArgs {
                 multipliers: Some(b.create_vector(&affine.multipliers)),
@@ -120,9 +108,9 @@ fn encode_node<'a>(b: &mut FlatBufferBuilder<'a>, node: &Node) -> WIPOffset<sche
             let arguments = schema::MapArgs { activation: encode_activation(*activation) };
             (schema::Operator::Map, schema::Map::create(b, &arguments).as_union_value())
         }
-        Operator::Trees(trees) => (schema::Operator::Trees, encode_trees(b, trees).as_union_value()),
+        Operator::Trees(trees) => (schema::Operator::Trees, trees::encode(b, trees).as_union_value()),
         Operator::Recurrent(layer) => {
-            (schema::Operator::Recurrent, encode_recurrent(b, layer).as_union_value())
+            (schema::Operator::Recurrent, recurrent::encode(b, layer).as_union_value())
         }
     };
     let inputs: Vec<u32> = node.inputs.iter().map(|&input| input as u32).collect();
@@ -135,53 +123,6 @@ fn encode_node<'a>(b: &mut FlatBufferBuilder<'a>, node: &Node) -> WIPOffset<sche
         operator: Some(operator),
     };
     schema::Node::create(b, &arguments)
-}
-
-fn encode_trees<'a>(b: &mut FlatBufferBuilder<'a>, trees: &Trees) -> WIPOffset<schema::Trees<'a>> {
-    let arguments = schema::TreesArgs {
-        tree_nodes: Some(b.create_vector(&trees.tree_nodes)),
-        roots: Some(b.create_vector(&trees.roots)),
-        features: Some(b.create_vector(&trees.features)),
-        thresholds: Some(b.create_vector(&trees.thresholds)),
-        when_true: Some(b.create_vector(&trees.when_true)),
-        when_false: Some(b.create_vector(&trees.when_false)),
-        leaf_entries: Some(b.create_vector(&trees.leaf_entries)),
-        entry_targets: Some(b.create_vector(&trees.entry_targets)),
-        entry_values: Some(b.create_vector(&trees.entry_values)),
-        base: Some(b.create_vector(&trees.base)),
-        sum_exponent: trees.sum_exponent as i16,
-        finish: match trees.finish {
-            Finish::Sum => schema::Finish::Sum,
-            Finish::Complement => schema::Finish::Complement,
-            Finish::Negate => schema::Finish::Negate,
-            Finish::Logistic => schema::Finish::Logistic,
-            Finish::LogisticPair => schema::Finish::LogisticPair,
-        },
-    };
-    schema::Trees::create(b, &arguments)
-}
-
-fn encode_recurrent<'a>(
-    b: &mut FlatBufferBuilder<'a>,
-    layer: &Recurrent,
-) -> WIPOffset<schema::Recurrent<'a>> {
-    let arguments = schema::RecurrentArgs {
-        cell: match layer.cell {
-            Cell::Lstm => schema::Cell::Lstm,
-            Cell::Gru => schema::Cell::Gru,
-        },
-        input_weights: Some(b.create_vector(&layer.input_weights)),
-        input_exponents: Some(b.create_vector(&narrow(&layer.input_exponents))),
-        recurrent_weights: Some(b.create_vector(&layer.recurrent_weights)),
-        recurrent_exponents: Some(b.create_vector(&narrow(&layer.recurrent_exponents))),
-        bias: Some(b.create_vector(&layer.bias)),
-        recurrent_bias: Some(b.create_vector(&layer.recurrent_bias)),
-        cell_exponent: layer.cell_exponent as i16,
-        initial_hidden: Some(b.create_vector(&layer.initial_hidden)),
-        initial_cell: Some(b.create_vector(&layer.initial_cell)),
-        last_only: layer.last_only,
-    };
-    schema::Recurrent::create(b, &arguments)
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<(Graph, Metadata), LoadError> {
@@ -262,20 +203,7 @@ fn decode_activation(activation: schema::Activation) -> Result<Activation, LoadE
 
 fn decode_node(node: schema::Node<'_>) -> Result<Node, LoadError> {
     let operator = if let Some(dense) = node.operator_as_dense() {
-        Operator::Dense(Dense {
-            weights: match (dense.weights8(), dense.weights16()) {
-                (Some(values), None) => Weights::I8(list(Some(values))),
-                (None, Some(values)) => Weights::I16(list(Some(values))),
-                _ => {
-                    return Err(LoadError::Malformed(
-                        "a dense layer needs weights of exactly one width".into(),
-                    ));
-                }
-            },
-            weight_exponents: widen(dense.weight_exponents()),
-            bias: list(dense.bias()),
-            activation: decode_activation(dense.activation())?,
-        })
+        Operator::Dense(dense::decode(dense)?)
     } else if let Some(affine) = node.operator_as_affine() {
         Operator::Affine(Affine {
             multipliers: list(affine.multipliers()),
@@ -287,9 +215,9 @@ fn decode_node(node: schema::Node<'_>) -> Result<Node, LoadError> {
     } else if let Some(map) = node.operator_as_map() {
         Operator::Map(decode_activation(map.activation())?)
     } else if let Some(trees) = node.operator_as_trees() {
-        Operator::Trees(decode_trees(trees)?)
+        Operator::Trees(trees::decode(trees)?)
     } else if let Some(layer) = node.operator_as_recurrent() {
-        Operator::Recurrent(decode_recurrent(layer)?)
+        Operator::Recurrent(recurrent::decode(layer)?)
     } else {
         return Err(LoadError::Malformed(format!("unknown operator {}", node.operator_type().0)));
     };
@@ -299,49 +227,5 @@ fn decode_node(node: schema::Node<'_>) -> Result<Node, LoadError> {
         inputs: node.inputs().into_iter().flatten().map(|input| input as usize).collect(),
         output: node.output() as usize,
         operator,
-    })
-}
-
-fn decode_trees(trees: schema::Trees<'_>) -> Result<Trees, LoadError> {
-    Ok(Trees {
-        tree_nodes: list(trees.tree_nodes()),
-        roots: list(trees.roots()),
-        features: list(trees.features()),
-        thresholds: list(trees.thresholds()),
-        when_true: list(trees.when_true()),
-        when_false: list(trees.when_false()),
-        leaf_entries: list(trees.leaf_entries()),
-        entry_targets: list(trees.entry_targets()),
-        entry_values: list(trees.entry_values()),
-        base: list(trees.base()),
-        sum_exponent: trees.sum_exponent().into(),
-        finish: match trees.finish() {
-            schema::Finish::Sum => Finish::Sum,
-            schema::Finish::Complement => Finish::Complement,
-            schema::Finish::Negate => Finish::Negate,
-            schema::Finish::Logistic => Finish::Logistic,
-            schema::Finish::LogisticPair => Finish::LogisticPair,
-            other => return Err(LoadError::Malformed(format!("unknown finish {}", other.0))),
-        },
-    })
-}
-
-fn decode_recurrent(layer: schema::Recurrent<'_>) -> Result<Recurrent, LoadError> {
-    Ok(Recurrent {
-        cell: match layer.cell() {
-            schema::Cell::Lstm => Cell::Lstm,
-            schema::Cell::Gru => Cell::Gru,
-            other => return Err(LoadError::Malformed(format!("unknown recurrent cell {}", other.0))),
-        },
-        input_weights: list(layer.input_weights()),
-        input_exponents: widen(layer.input_exponents()),
-        recurrent_weights: list(layer.recurrent_weights()),
-        recurrent_exponents: widen(layer.recurrent_exponents()),
-        bias: list(layer.bias()),
-        recurrent_bias: list(layer.recurrent_bias()),
-        cell_exponent: layer.cell_exponent().into(),
-        initial_hidden: list(layer.initial_hidden()),
-        initial_cell: list(layer.initial_cell()),
-        last_only: layer.last_only(),
     })
 }

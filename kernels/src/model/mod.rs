@@ -2,6 +2,7 @@
 
 mod file;
 pub(crate) mod graph;
+mod layer;
 pub(crate) mod plan;
 #[allow(warnings, missing_docs, unsafe_op_in_unsafe_fn, clippy::all, clippy::undocumented_unsafe_blocks, unreachable_pub)]
 #[rustfmt::skip]
@@ -12,7 +13,8 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub(crate) use file::{Metadata, encode};
-use graph::{Element, Graph, Operator, Tensor};
+use graph::{Element, Graph, Tensor};
+pub use layer::LayerInfo;
 use plan::Plan;
 use validate::Proof;
 
@@ -91,39 +93,6 @@ pub struct Calibration {
     pub mean_error: f64,
     /// Largest minus smallest output of the float model.
     pub range: f64,
-}
-
-/// One node of a model, for people.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LayerInfo {
-    /// Name from the source graph.
-    pub name: String,
-    /// Fixed-point operator: `dense`, `affine`, `add`, `map`, `trees`, `lstm` or `gru`.
-    pub operator: &'static str,
-    /// Operators of the source graph that became this layer.
-    pub source: String,
-    /// Shape of each input, without the batch dimension.
-    pub input_shapes: Vec<Vec<u32>>,
-    /// Shape of the output, without the batch dimension.
-    pub output_shape: Vec<u32>,
-    /// Bits of a stored weight (of a leaf, for trees); 0 if it has none.
-    pub weight_bits: u32,
-    /// Weights, biases and other constants; for trees, nodes and leaf entries.
-    pub parameters: usize,
-    /// Least and largest exponent of the weights by channel; of the leaf sum, for trees.
-    pub weight_exponents: Option<(i32, i32)>,
-    /// Exponent of the first input: value = integer · 2^-exponent.
-    pub input_exponent: i32,
-    /// Exponent of the output.
-    pub output_exponent: i32,
-    /// Element type of the output: `i16`, `i32` or `i64`.
-    pub output_element: &'static str,
-    /// Values to which the output saturates, as floats.
-    pub output_range: (f64, f64),
-    /// Proven width of the exact sums in bits.
-    pub accumulator_bits: u32,
-    /// Trees and the branches on the longest way to a leaf, for trees.
-    pub trees: Option<(usize, u32)>,
 }
 
 /// A validated, immutable model.
@@ -243,57 +212,5 @@ impl Model {
 
     pub(crate) fn output(&self) -> &Tensor {
         &self.graph.tensors[self.graph.output]
-    }
-
-    fn layer(&self, node: &graph::Node, proof: Proof) -> LayerInfo {
-        let input = &self.graph.tensors[node.inputs[0]];
-        let output = &self.graph.tensors[node.output];
-        let (operator, weight_bits, parameters) = match &node.operator {
-            Operator::Dense(dense) => ("dense", dense.weights.bits(), dense.weights.len() + dense.bias.len()),
-            Operator::Affine(affine) => ("affine", 32, affine.multipliers.len() + affine.offsets.len()),
-            Operator::Add => ("add", 0, 0),
-            Operator::Map(_) => ("map", 0, 0),
-            Operator::Trees(trees) => ("trees", 32, trees.features.len() + trees.entry_values.len()),
-            Operator::Recurrent(layer) => {
-                let weights = layer.input_weights.len() + layer.recurrent_weights.len();
-                let name = if layer.cell == graph::Cell::Lstm { "lstm" } else { "gru" };
-                (name, 16, weights + layer.bias.len() + layer.recurrent_bias.len())
-            }
-        };
-        let weight_exponents = match &node.operator {
-            Operator::Dense(dense) => {
-                dense.weight_exponents.iter().copied().min().zip(dense.weight_exponents.iter().copied().max())
-            }
-            Operator::Trees(trees) => Some((trees.sum_exponent, trees.sum_exponent)),
-            Operator::Recurrent(layer) => {
-                let exponents = || layer.input_exponents.iter().chain(&layer.recurrent_exponents).copied();
-                exponents().min().zip(exponents().max())
-            }
-            _ => None,
-        };
-        let scale = power_of_two(-output.exponent);
-        LayerInfo {
-            name: node.name.clone(),
-            operator,
-            source: node.source.clone(),
-            input_shapes: node.inputs.iter().map(|&input| self.graph.tensors[input].shape.clone()).collect(),
-            output_shape: output.shape.clone(),
-            weight_bits,
-            parameters,
-            weight_exponents,
-            input_exponent: input.exponent,
-            output_exponent: output.exponent,
-            output_element: match output.element {
-                Element::I16 => "i16",
-                Element::I32 | Element::Key => "i32",
-                Element::I64 => "i64",
-            },
-            output_range: (output.minimum as f64 * scale, output.maximum as f64 * scale),
-            accumulator_bits: proof.accumulator_bits,
-            trees: match &node.operator {
-                Operator::Trees(trees) => Some((trees.trees(), proof.depth)),
-                _ => None,
-            },
-        }
     }
 }

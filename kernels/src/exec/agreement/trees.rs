@@ -1,0 +1,83 @@
+//! Random tree ensembles.
+
+use super::{Choices, push, tensor};
+use crate::model::graph::{Element, Finish, Graph, Operator, Trees};
+
+/// Trees of all shapes, from single leaves to chains, with few features so that thresholds meet inputs.
+pub(super) fn forest(choices: &mut Choices) -> Graph {
+    forest_of(choices, 40)
+}
+
+/// Trees of at most so many branches: small ones are compared as bits, large ones walked.
+pub(super) fn forest_of(choices: &mut Choices, largest: i64) -> Graph {
+    let features = choices.between(1, 12) as usize;
+    let targets = choices.between(1, 3) as usize;
+    let finish = match (targets, choices.below(5)) {
+        (1, 0) => Finish::Complement,
+        (1, 1) => Finish::Negate,
+        (1, 2) => Finish::LogisticPair,
+        (_, 3) => Finish::Logistic,
+        _ => Finish::Sum,
+    };
+    let mut trees = Trees {
+        tree_nodes: vec![0],
+        roots: Vec::new(),
+        features: Vec::new(),
+        thresholds: Vec::new(),
+        when_true: Vec::new(),
+        when_false: Vec::new(),
+        leaf_entries: vec![0],
+        entry_targets: Vec::new(),
+        entry_values: Vec::new(),
+        base: (0..targets).map(|_| choices.between(-1 << 40, 1 << 40)).collect(),
+        sum_exponent: 30,
+        finish,
+    };
+    for _ in 0..choices.between(1, 30) {
+        let (start, nodes) = (trees.features.len() as i64, choices.between(0, largest));
+        let mut leaf = |choices: &mut Choices| {
+            for _ in 0..choices.below(3) {
+                trees.entry_targets.push(choices.below(targets as u64) as u16);
+                trees.entry_values.push(choices.next() as i32);
+            }
+            trees.leaf_entries.push(trees.entry_values.len() as u32);
+            !(trees.leaf_entries.len() as i32 - 2)
+        };
+        let mut child = |choices: &mut Choices, after: i64| {
+            if after < start + nodes && choices.below(4) != 0 {
+                choices.between(after, (after + 2).min(start + nodes - 1)) as i32
+            } else {
+                leaf(choices)
+            }
+        };
+        let root = child(choices, start);
+        trees.roots.push(if nodes > 0 && choices.below(8) != 0 { start as i32 } else { root });
+        for node in start..start + nodes {
+            trees.when_true.push(child(choices, node + 1));
+            trees.when_false.push(child(choices, node + 1));
+        }
+        for _ in 0..nodes {
+            trees.features.push(choices.below(features as u64) as u32);
+            let extremes = [i32::MIN, -0x7f80_0000, -1, 0, 0x7f7f_ffff, 0x7f80_0000, i32::MAX];
+            trees.thresholds.push(match choices.below(8) {
+                0 => extremes[choices.below(7) as usize],
+                _ => crate::spec::rounding::key(choices.between(-8, 8) as f32),
+            });
+        }
+        trees.tree_nodes.push(trees.features.len() as u32);
+    }
+    let logistic = matches!(finish, Finish::Logistic | Finish::LogisticPair);
+    let bound = 1 << 62;
+    let mut graph = Graph {
+        tensors: vec![
+            tensor("x", features, Element::Key, 0, (-0x7f80_0000, 0x7f80_0000)),
+            tensor("y", finish.outputs(targets), Element::I64, 30, (-bound, bound)),
+        ],
+        nodes: Vec::new(),
+        input: 0,
+        output: 1,
+    };
+    assert!(!logistic || graph.tensors[1].exponent == crate::spec::activation::WIDE_OUTPUT_EXPONENT);
+    push(&mut graph, Operator::Trees(trees), vec![0]);
+    graph
+}

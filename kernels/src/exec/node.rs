@@ -1,0 +1,108 @@
+//! One node: the form in which its executors read it, and which of them computes it.
+
+use super::scratch::Scratch;
+use super::{Backend, dense, forest, recurrent, scalar};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+use crate::model::Model;
+use crate::model::graph::{Graph, Node, Operator};
+use crate::model::validate::Proof;
+
+/// What a node's weights were packed into at load, for executors other than the reference.
+#[derive(Debug)]
+pub(crate) enum Packed {
+    /// The graph's own form is read.
+    None,
+    Dense(dense::PackedDense),
+    Forest(forest::PackedForest),
+    Recurrent(recurrent::PackedRecurrent),
+}
+
+impl Packed {
+    pub(crate) fn new(graph: &Graph, node: &Node, proof: Proof) -> Packed {
+        match &node.operator {
+            Operator::Dense(dense) => {
+                let (input, output) = (&graph.tensors[node.inputs[0]], &graph.tensors[node.output]);
+                Packed::Dense(dense::PackedDense::new(dense, input, output, proof))
+            }
+            Operator::Trees(trees) => forest::PackedForest::new(trees).map_or(Packed::None, Packed::Forest),
+            Operator::Recurrent(layer) => {
+                let (input, output) = (&graph.tensors[node.inputs[0]], &graph.tensors[node.output]);
+                recurrent::PackedRecurrent::new(layer, input, output, proof)
+                    .map_or(Packed::None, Packed::Recurrent)
+            }
+            _ => Packed::None,
+        }
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match self {
+            Packed::None => 0,
+            Packed::Dense(dense) => dense.memory_bytes(),
+            Packed::Forest(forest) => forest.memory_bytes(),
+            Packed::Recurrent(layer) => layer.memory_bytes(),
+        }
+    }
+}
+
+/// Computes one node for rows `0..rows`.
+pub(super) fn execute(
+    backend: Backend,
+    model: &Model,
+    node: &Node,
+    packed: &Packed,
+    scratch: &mut Scratch,
+    rows: usize,
+) {
+    let region = |tensor: usize| model.plan.regions[tensor];
+    match (backend, packed) {
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx512Vnni, Packed::Dense(dense)) if !dense.narrow_biases.is_empty() => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX2 and AVX-512 F, BW and VNNI.
+            unsafe { avx512::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Dense(dense)) => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+            unsafe { avx2::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx512Vnni, Packed::Recurrent(layer)) => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX-512 F, BW and VNNI.
+            unsafe {
+                recurrent::steps::execute::<recurrent::avx512::Avx512Vnni>(
+                    layer,
+                    scratch,
+                    region(node.inputs[0]),
+                    region(node.output),
+                    rows,
+                );
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx2, Packed::Recurrent(layer)) => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+            unsafe {
+                recurrent::steps::execute::<recurrent::avx2::Avx2>(
+                    layer,
+                    scratch,
+                    region(node.inputs[0]),
+                    region(node.output),
+                    rows,
+                );
+            }
+        }
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Forest(forest)) => {
+            let Operator::Trees(trees) = &node.operator else { unreachable!("only trees pack to a forest") };
+            let (from, to) = (region(node.inputs[0]), region(node.output));
+            #[cfg(target_arch = "x86_64")]
+            if backend == Backend::Avx512Vnni {
+                // SAFETY: `with_backend` refused this backend unless the processor has AVX-512 F and CD.
+                unsafe { forest.execute_vectors(trees, scratch, from, to, rows) };
+                return;
+            }
+            forest.execute(trees, scratch, from, to, 0..rows);
+        }
+        _ => scalar::execute(model, node, scratch, rows),
+    }
+}

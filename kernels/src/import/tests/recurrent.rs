@@ -1,0 +1,122 @@
+//! LSTM and GRU.
+
+use super::*;
+
+/// A recurrent layer over 5 steps of 3 features, with 4 hidden units, and what an exporter puts around it.
+fn recurrent(operator: &str, outputs: &[&str], mut after: Vec<NodeProto>, initial: bool) -> ModelProto {
+    let gates = if operator == "LSTM" { 4 } else { 3 };
+    let weights = |seed: usize, count: usize| -> Vec<f32> {
+        (0..count).map(|i| ((i * 37 + seed * 11) % 101) as f32 / 100.0 - 0.5).collect()
+    };
+    let integers = |name: &str, dims: &[i64], values: &[i64]| TensorProto {
+        name: Some(name.into()),
+        dims: dims.to_vec(),
+        data_type: Some(data_type::INT64),
+        int64_data: values.to_vec(),
+        ..Default::default()
+    };
+    let mut turn = node("Transpose", &["x"], &["turned"]);
+    turn.attribute = vec![ints("perm", &[1, 0, 2])];
+    let states: &[&str] = if operator == "LSTM" { &["", "h0", "c0"] } else { &["", "h0"] };
+    let inputs = [&["turned", "w", "r", "b"][..], if initial { states } else { &[] }].concat();
+    let mut layer = node(operator, &inputs, outputs);
+    layer.attribute = vec![attribute("hidden_size", |a| a.i = Some(4))];
+    if operator == "GRU" {
+        layer.attribute.push(attribute("linear_before_reset", |a| a.i = Some(1)));
+    }
+    let mut nodes = vec![turn, layer];
+    nodes.append(&mut after);
+    let initializers = vec![
+        tensor("w", &[1, gates * 4, 3], &weights(1, gates as usize * 12)),
+        tensor("r", &[1, gates * 4, 4], &weights(2, gates as usize * 16)),
+        tensor("b", &[1, gates * 8], &weights(3, gates as usize * 8)),
+        tensor("h0", &[1, 1, 4], &[0.5, -0.25, 0.0, 0.9]),
+        tensor("c0", &[1, 1, 4], &[1.5, -0.25, 0.0, 0.9]),
+        tensor("head", &[4, 2], &weights(4, 8)),
+        integers("last", &[], &[-1]),
+        integers("one", &[1], &[1]),
+        integers("zero", &[1], &[0]),
+        integers("minus", &[1], &[-1]),
+        integers("end", &[1], &[i64::MAX]),
+    ];
+    model(nodes, initializers, &[5, 3], &["y"])
+}
+
+#[test]
+fn every_way_to_the_last_step_of_a_recurrent_layer_gives_the_same_model() {
+    let rows = spread(60, 15);
+    for operator in ["LSTM", "GRU"] {
+        let mut gather = node("Gather", &["all", "last"], &["step"]);
+        gather.attribute = vec![attribute("axis", |a| a.i = Some(0))];
+        let squeeze = node("Squeeze", &["steps", "one"], &["all"]);
+        let head = node("MatMul", &["step", "head"], &["y"]);
+        let from_state = vec![node("Squeeze", &["state", "zero"], &["step"]), head.clone()];
+        let gathered = vec![squeeze.clone(), gather, head.clone()];
+        let mut back = node("Transpose", &["all"], &["back"]);
+        back.attribute = vec![ints("perm", &[1, 0, 2])];
+        let slice = node("Slice", &["back", "minus", "end", "one"], &["cut"]);
+        let sliced = vec![squeeze, back, slice, node("Squeeze", &["cut", "one"], &["step"]), head];
+        let files: Vec<Compiled> = [
+            recurrent(operator, &["", "state"], from_state, false),
+            recurrent(operator, &["steps"], gathered, false),
+            recurrent(operator, &["steps"], sliced, false),
+        ]
+        .iter()
+        .map(|model| compiled(model, &rows).unwrap())
+        .collect();
+        let answers: Vec<Vec<f32>> = files.iter().map(|file| run(&file.file, rows.row(7))).collect();
+        assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{operator}: {answers:?}");
+        for file in &files {
+            assert_eq!(file.report.layers.len(), 2, "{:?}", file.report.layers);
+            assert!(file.report.relative_error() <= 1e-3, "{operator}: {:?}", file.report);
+        }
+    }
+}
+
+#[test]
+fn initial_states_and_all_steps_are_served() {
+    let rows = spread(60, 15);
+    for operator in ["LSTM", "GRU"] {
+        let turned = |initial: bool| {
+            let mut back = node("Transpose", &["all"], &["y"]);
+            back.attribute = vec![ints("perm", &[1, 0, 2])];
+            let after = vec![node("Squeeze", &["steps", "one"], &["all"]), back];
+            compiled(&recurrent(operator, &["steps"], after, initial), &rows).unwrap()
+        };
+        let (zero, set) = (turned(false), turned(true));
+        assert_eq!(Model::load(&set.file).unwrap().output_shape(), [5, 4]);
+        for compiled in [&zero, &set] {
+            assert!(compiled.report.relative_error() <= 1e-3, "{operator}: {:?}", compiled.report);
+        }
+        assert_ne!(run(&zero.file, rows.row(3)), run(&set.file, rows.row(3)));
+    }
+}
+
+#[test]
+fn recurrent_layers_are_refused_by_what_they_ask_for() {
+    let rows = spread(10, 15);
+    let state = || vec![node("Squeeze", &["state", "zero"], &["y"])];
+    let refused = |change: fn(&mut NodeProto)| {
+        let mut model = recurrent("GRU", &["", "state"], state(), false);
+        change(&mut model.graph.as_mut().unwrap().node[1]);
+        refusal(&model, &rows)
+    };
+    let backward = refused(|node| node.attribute.push(text("direction", "reverse")));
+    assert!(backward.contains("must be forward"), "{backward}");
+    assert!(refused(|node| node.attribute.truncate(1)).contains("linear_before_reset"));
+    assert!(refused(|node| node.attribute.push(attribute("layout", |a| a.i = Some(1)))).contains("layout"));
+    assert!(refused(|node| node.input[1] = "r".into()).contains("do not fit 3 features"));
+    assert!(refused(|node| node.input[0] = "x".into()).contains("must have the dimensions steps"));
+    assert!(
+        refused(|node| node.attribute.push(strings("activations", &["Relu", "Tanh"]))).contains("default")
+    );
+    let mut middle = node("Gather", &["steps", "zero"], &["y"]);
+    middle.attribute = vec![attribute("axis", |a| a.i = Some(0))];
+    let flat = vec![middle];
+    let message = refusal(&recurrent("LSTM", &["steps"], flat, false), &rows);
+    assert!(message.contains("only the last step") || message.contains("batch is not"), "{message}");
+    let mut mixed = node("Transpose", &["steps"], &["y"]);
+    mixed.attribute = vec![ints("perm", &[2, 1, 3, 0])];
+    let message = refusal(&recurrent("LSTM", &["steps"], vec![mixed], false), &rows);
+    assert!(message.contains("changes the order"), "{message}");
+}

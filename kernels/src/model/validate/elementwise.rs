@@ -1,0 +1,40 @@
+//! The proofs of operators that work element by element on whole tensors.
+
+use super::{LoadError, Proof, check_activation, check_shift, is_narrow};
+use crate::model::graph::{Activation, Node, Tensor};
+use crate::spec::rounding::MAX_LEFT_SHIFT;
+
+/// What all of them ask for: tensors of the output's length, `i16` or `i32`, of one exponent each.
+pub(super) fn check_operands(node: &Node, inputs: &[&Tensor], output: &Tensor) -> Result<(), LoadError> {
+    let fail = |what: &str| Err(LoadError::invalid(&node.name, what.into()));
+    if inputs.iter().any(|input| input.len() != output.len() || !is_narrow(input)) || !is_narrow(output) {
+        return fail("inputs and output must be of one length, i16 or i32");
+    }
+    if inputs.iter().any(|input| !input.exponents.is_empty()) {
+        return fail("an input with exponents by element can only go into Dense, Affine or Recurrent");
+    }
+    Ok(())
+}
+
+pub(super) fn map(
+    node: &Node,
+    activation: Activation,
+    input: &Tensor,
+    output: &Tensor,
+) -> Result<Proof, LoadError> {
+    check_operands(node, &[input], output)?;
+    check_activation(node, activation, output)?;
+    check_shift(node, input.exponent - activation.argument(output).0)?;
+    Ok(Proof { accumulator_bits: 64, depth: 0 })
+}
+
+pub(super) fn add(node: &Node, inputs: [&Tensor; 2], output: &Tensor) -> Result<Proof, LoadError> {
+    check_operands(node, &inputs, output)?;
+    let [a, b] = inputs.map(|input| input.exponent);
+    if (a - b).abs() > MAX_LEFT_SHIFT - 2 {
+        let what = "the exponents of its inputs are too far apart".into();
+        return Err(LoadError::invalid(&node.name, what));
+    }
+    check_shift(node, a.max(b) - output.exponent)?;
+    Ok(Proof { accumulator_bits: 64, depth: 0 })
+}
