@@ -40,6 +40,10 @@ pub(crate) struct Options {
     /// Core the client runs on.
     #[arg(long, default_value_t = 1)]
     client_cpu: usize,
+    /// Leave out requests that were due while the client itself was away from its core for longer than so many
+    /// microseconds; their share is printed [default: leave out nothing].
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    leave_out_pauses: Option<u64>,
     /// Also write one JSON object for each row to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -54,6 +58,7 @@ impl Options {
             pace: self.rate.map_or(Pace::Maximum, Pace::PerSecond),
             warm_up: Duration::from_secs_f64(self.warm_up),
             measured: Duration::from_secs_f64(self.seconds),
+            longest_pause: self.leave_out_pauses.map(Duration::from_micros),
         }
     }
 
@@ -143,7 +148,15 @@ impl Comparison<'_> {
 
     fn load_table(&self, servers: &[&'static str], results: &Results) -> comfy_table::Table {
         let mut table = report::new_table();
-        table.set_header(["case", "server", "requests/s", "server cores", "client busy", "unanswered"]);
+        table.set_header([
+            "case",
+            "server",
+            "requests/s",
+            "server cores",
+            "client busy",
+            "unanswered",
+            "left out",
+        ]);
         for &case in self.cases {
             for &server in servers {
                 let of = |read: fn(&Run) -> f64| results.over_rounds(case, server, read).unwrap_or(f64::NAN);
@@ -154,6 +167,7 @@ impl Comparison<'_> {
                     report::figure(of(|run| run.server_cores)),
                     format!("{:.0} %", of(|run| run.client_busy) * 100.0),
                     report::figure(of(|run| run.measured.unanswered() as f64)),
+                    format!("{:.2} %", of(|run| run.measured.share_left_out()) * 100.0),
                 ]);
             }
         }
@@ -164,7 +178,7 @@ impl Comparison<'_> {
 
 const LOAD_FOOTNOTE: &str = "\
 client busy is the share of the window in which the client had work; near 100 % the client, not the server, \
-sets that row's pace, and the server could do more.";
+sets that row's pace, and the server could do more. left out: see --leave-out-pauses.";
 
 /// A metric of a run: its name and unit, and how to read it.
 type Metric = ((&'static str, &'static str), fn(&Run) -> f64);

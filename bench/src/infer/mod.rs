@@ -23,7 +23,10 @@ Examples:
   haca-bench infer                                 both cases, every server this was built with
   haca-bench infer --cases 64x16 --rate 20000      latency at a fixed rate instead of full speed
   haca-bench infer --json infer.jsonl
-  haca-bench infer --servers haca,haca-unsettled --rate 20000      what settlement costs
+  haca-bench infer --servers haca,haca-unsettled --rate 20000      what settlement costs, on one core with the shard
+  haca-bench infer --servers haca,haca-unsettled --rate 20000 --log-cpu 1 --leave-out-pauses 50
+                                                   the same with the log on the client's core, where it costs the
+                                                   client some of its time and the shard none
 
 ONNX Runtime and tonic take minutes to build and are there only with `--features peers`. ONNX Runtime's library
 is found through ORT_DYLIB_PATH; the wheel `onnxruntime` on PyPI has it as capi/libonnxruntime.so.*.";
@@ -42,6 +45,9 @@ pub(crate) struct Options {
     /// system's temporary folder].
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Core for the threads of the node's log [default: the servers' core].
+    #[arg(long)]
+    log_cpu: Option<usize>,
     #[command(flatten)]
     common: comparison::Options,
 }
@@ -78,17 +84,20 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         footnote: FOOTNOTE,
     };
     let data = options.data.clone().unwrap_or_else(std::env::temp_dir);
-    comparison.run(&servers, Server::name, |server, case| measure(&options.common, &data, server, case))
+    comparison.run(&servers, Server::name, |server, case| measure(options, &data, server, case))
 }
 
-fn measure(options: &comparison::Options, data: &Path, server: Server, case: Case) -> anyhow::Result<Run> {
+fn measure(options: &Options, data: &Path, server: Server, case: Case) -> anyhow::Result<Run> {
     // Dropped after the process that uses it.
     let data = tempfile::tempdir_in(data).with_context(|| format!("no folder in {}", data.display()))?;
     let folder = data.path().to_str().context("the name of the data folder is not UTF-8")?;
-    let cpu = options.server_cpu.to_string();
-    let process = ServerProcess::spawn(&["serve-model", server.name(), "--cpu", &cpu, "--data", folder])?;
-    let plan = options.plan(case);
-    options.on_client_cpu(|| match server {
+    let cpu = options.common.server_cpu;
+    let log_cpu = options.log_cpu.unwrap_or(cpu);
+    let (cpu, log_cpu) = (cpu.to_string(), log_cpu.to_string());
+    let arguments = ["serve-model", server.name(), "--cpu", &cpu, "--log-cpu", &log_cpu, "--data", folder];
+    let process = ServerProcess::spawn(&arguments)?;
+    let plan = options.common.plan(case);
+    options.common.on_client_cpu(|| match server {
         Server::Haca | Server::HacaUnsettled => haca::load(&process, plan),
         #[cfg(feature = "peers")]
         Server::OnnxRuntime => grpc::load(&process, plan),

@@ -68,6 +68,9 @@ pub(crate) struct Options {
     /// The core it runs on.
     #[arg(long)]
     cpu: usize,
+    /// The core that a node's log runs on.
+    #[arg(long)]
+    log_cpu: usize,
     /// An empty directory for its data.
     #[arg(long)]
     data: PathBuf,
@@ -78,7 +81,9 @@ pub(crate) struct Options {
 /// # Errors
 /// When the server cannot start, or fails.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    affinity::pin_to(options.cpu)?;
+    // A node's shards pin themselves to the core they are given.
+    let is_node = matches!(options.server, Server::Haca | Server::HacaUnsettled);
+    affinity::pin_to(if is_node { options.log_cpu } else { options.cpu })?;
     match options.server {
         Server::Haca | Server::HacaUnsettled => node(options),
         #[cfg(feature = "peers")]

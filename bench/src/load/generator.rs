@@ -30,6 +30,9 @@ pub(crate) struct Plan {
     pub(crate) warm_up: Duration,
     /// The window that is measured.
     pub(crate) measured: Duration,
+    /// The driver's own pauses that are longer than this (its core was taken from it) are no part of the latencies: a
+    /// request that was due before it came back is left out, and counted. `None` leaves nothing out.
+    pub(crate) longest_pause: Option<Duration>,
 }
 
 impl Plan {
@@ -63,6 +66,8 @@ pub(crate) struct Generator {
     ready: VecDeque<usize>,
     /// Requests that have become due so far, over all lanes ([`Pace::PerSecond`] only).
     due: u64,
+    /// When the driver last showed itself.
+    seen: Nanos,
     recorder: Recorder,
 }
 
@@ -90,7 +95,22 @@ impl Generator {
             }
             lanes.iter_mut().for_each(|lane| lane.taken = plan.depth);
         }
-        Self { plan, lanes, ready, due: 0, recorder: Recorder::new(plan.opens(), plan.closes()) }
+        Self {
+            plan,
+            lanes,
+            ready,
+            due: 0,
+            seen: Nanos(0),
+            recorder: Recorder::new(plan.opens(), plan.closes()),
+        }
+    }
+
+    /// The driver is there at `now`. It says so at the begin of each turn, and with every answer.
+    pub(crate) fn turn(&mut self, now: Nanos) {
+        if self.plan.longest_pause.is_some_and(|longest| now.since(self.seen) > Nanos::from(longest).0) {
+            self.recorder.leave_out_before(now);
+        }
+        self.seen = now;
     }
 
     /// The next request to start at `now`, if there is one. Ask until it says no.
@@ -129,6 +149,7 @@ impl Generator {
 
     /// A request on `lane` that was due at `intended` has been answered at `now`.
     pub(crate) fn answered(&mut self, lane: usize, intended: Nanos, now: Nanos) {
+        self.turn(now);
         self.recorder.answered(intended, now);
         self.free_slot(lane);
     }
@@ -211,7 +232,8 @@ mod tests {
     use super::*;
 
     fn plan(lanes: usize, depth: usize, pace: Pace) -> Plan {
-        Plan { lanes, depth, pace, warm_up: Duration::ZERO, measured: Duration::from_millis(1) }
+        let measured = Duration::from_millis(1);
+        Plan { lanes, depth, pace, warm_up: Duration::ZERO, measured, longest_pause: None }
     }
 
     fn ask_all(generator: &mut Generator, now: Nanos) -> Vec<Issue> {
@@ -243,6 +265,27 @@ mod tests {
         let measured = generator.finish(Nanos(1_000_000));
         // Half of them waited half a millisecond or more, though each answer after the stall took no time.
         assert!((measured.latency_us(0.5) - 500.0).abs() < 15.0, "{}", measured.latency_us(0.5));
+    }
+
+    #[test]
+    fn what_was_due_in_a_pause_of_the_driver_is_left_out_on_request() {
+        let pace = Pace::PerSecond(100_000.0);
+        let longest_pause = Some(Duration::from_micros(50));
+        let mut generator = Generator::new(Plan { longest_pause, ..plan(1, 100, pace) });
+        let mut answer_all = |from: u64, to: u64, step: usize| {
+            for now in (from..to).step_by(step) {
+                generator.turn(Nanos(now));
+                for issue in ask_all(&mut generator, Nanos(now)) {
+                    generator.answered(issue.lane, issue.intended, Nanos(now + 2_000));
+                }
+            }
+        };
+        answer_all(0, 300_000, 5_000);
+        // Away for 200 us, in which 20 requests become due.
+        answer_all(500_000, 1_000_000, 5_000);
+        let measured = generator.finish(Nanos(1_000_000));
+        assert!(measured.latency_us(1.0) < 10.0, "{}", measured.latency_us(1.0));
+        assert_eq!(measured.share_left_out(), 0.2);
     }
 
     #[test]

@@ -20,13 +20,30 @@ pub(super) struct Recorder {
     run: (u64, u64),
     answered: u64,
     unanswered: u64,
+    /// Requests due before this are left out.
+    left_out_before: Nanos,
+    left_out: u64,
 }
 
 impl Recorder {
     pub(super) fn new(from: Nanos, until: Nanos) -> Self {
         let latencies = Histogram::new_with_bounds(1, Nanos::from(LONGEST).0, 3)
             .expect("1 ns to 60 s at three digits are valid bounds");
-        Self { from, until, latencies, run: (0, 0), answered: 0, unanswered: 0 }
+        Self {
+            from,
+            until,
+            latencies,
+            run: (0, 0),
+            answered: 0,
+            unanswered: 0,
+            left_out_before: Nanos(0),
+            left_out: 0,
+        }
+    }
+
+    /// What was due before `now` and has no answer yet does not count: who measures was away.
+    pub(super) fn leave_out_before(&mut self, now: Nanos) {
+        self.left_out_before = now;
     }
 
     /// A request due at `intended` was answered at `now`.
@@ -34,7 +51,11 @@ impl Recorder {
     /// Its latency counts if it was due in the window; throughput counts it if its answer came in the window.
     pub(super) fn answered(&mut self, intended: Nanos, now: Nanos) {
         if self.window_holds(intended) {
-            self.record(now.since(intended).max(1));
+            if intended < self.left_out_before {
+                self.left_out += 1;
+            } else {
+                self.record(now.since(intended).max(1));
+            }
         }
         if self.window_holds(now) {
             self.answered += 1;
@@ -58,6 +79,7 @@ impl Recorder {
             latencies: self.latencies,
             answered: self.answered,
             unanswered: self.unanswered,
+            left_out: self.left_out,
         }
     }
 
@@ -88,6 +110,7 @@ pub(crate) struct Measured {
     latencies: Histogram<u64>,
     answered: u64,
     unanswered: u64,
+    left_out: u64,
 }
 
 impl Measured {
@@ -104,6 +127,11 @@ impl Measured {
     /// Requests due in the window that never got an answer.
     pub(crate) fn unanswered(&self) -> u64 {
         self.unanswered
+    }
+
+    /// The share of answered requests due in the window that has no part in the latencies, because the client was away.
+    pub(crate) fn share_left_out(&self) -> f64 {
+        self.left_out as f64 / (self.left_out + self.latencies.len()).max(1) as f64
     }
 }
 

@@ -181,7 +181,14 @@ mod tests {
     /// Runs the client until the window has closed and every call is answered.
     fn run(server: SocketAddr, lanes: usize, depth: usize) -> anyhow::Result<Measured> {
         let (warm_up, measured) = (Duration::ZERO, Duration::from_millis(50));
-        let mut generator = Generator::new(Plan { lanes, depth, pace: Pace::Maximum, warm_up, measured });
+        let mut generator = Generator::new(Plan {
+            lanes,
+            depth,
+            pace: Pace::Maximum,
+            warm_up,
+            measured,
+            longest_pause: None,
+        });
         let shipped = shipped();
         let mut client = Client::connect(server, lanes, &shipped)?;
         let clock = Clock { start: Instant::now() };

@@ -142,6 +142,7 @@ pub(crate) fn drive(client: &mut impl Client, server: &ServerProcess, plan: Plan
     loop {
         let began = Instant::now();
         let turn = Nanos::between(clock.start, began);
+        generator.turn(turn);
         let in_window = turn >= plan.opens() && turn < plan.closes();
         if turn >= plan.opens() && cpu_at_open.is_none() {
             cpu_at_open = Some((server.cpu_time()?, Instant::now()));
