@@ -13,5 +13,5 @@ mod model;
 pub mod npy;
 pub mod spec;
 
-pub use exec::{Backend, Executor, InputError};
-pub use model::{Calibration, Dtype, LayerInfo, LoadError, Model};
+pub use exec::{Backend, Executor, InputError, StreamExecutor};
+pub use model::{Calibration, Dtype, LayerInfo, LoadError, Model, Stream, StreamError};

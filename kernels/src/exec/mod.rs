@@ -20,6 +20,7 @@ mod quantize;
 mod recurrent;
 mod scalar;
 mod scratch;
+mod stream;
 
 use std::sync::Arc;
 
@@ -29,7 +30,9 @@ use crate::model::graph::{Element, Tensor};
 use crate::model::{Dtype, Model};
 use crate::spec::rounding;
 pub(crate) use node::Packed;
+pub(crate) use recurrent::initial;
 use scratch::Scratch;
+pub use stream::StreamExecutor;
 
 /// Which code computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

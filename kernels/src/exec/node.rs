@@ -28,8 +28,7 @@ impl Packed {
             Operator::Trees(trees) => forest::PackedForest::new(trees).map_or(Packed::None, Packed::Forest),
             Operator::Recurrent(layer) => {
                 let (input, output) = (&graph.tensors[node.inputs[0]], &graph.tensors[node.output]);
-                recurrent::PackedRecurrent::new(layer, input, output, proof)
-                    .map_or(Packed::None, Packed::Recurrent)
+                recurrent::PackedRecurrent::new(layer, input, output).map_or(Packed::None, Packed::Recurrent)
             }
             _ => Packed::None,
         }
@@ -55,6 +54,13 @@ pub(super) fn execute(
     rows: usize,
 ) {
     let region = |tensor: usize| model.plan.regions[tensor];
+    #[cfg(target_arch = "x86_64")]
+    let walk = || {
+        let Operator::Recurrent(layer) = &node.operator else {
+            unreachable!("packed from a recurrent layer")
+        };
+        recurrent::Walk::new(model, node, layer)
+    };
     match (backend, packed) {
         #[cfg(target_arch = "x86_64")]
         (Backend::Avx512Vnni, Packed::Dense(dense)) if !dense.narrow_biases.is_empty() => {
@@ -72,6 +78,7 @@ pub(super) fn execute(
             unsafe {
                 recurrent::steps::execute::<recurrent::avx512::Avx512Vnni>(
                     layer,
+                    walk(),
                     scratch,
                     region(node.inputs[0]),
                     region(node.output),
@@ -85,6 +92,7 @@ pub(super) fn execute(
             unsafe {
                 recurrent::steps::execute::<recurrent::avx2::Avx2>(
                     layer,
+                    walk(),
                     scratch,
                     region(node.inputs[0]),
                     region(node.output),

@@ -22,7 +22,10 @@ pub(crate) fn execute(model: &Model, node: &Node, scratch: &mut Scratch, rows: u
                 add([input, other], output, scratch, [from, other_from], to, row);
             }
             Operator::Map(activation) => map(*activation, input, output, scratch, from, to, row),
-            Operator::Recurrent(layer) => recurrent::execute(layer, input, output, scratch, from, to, row),
+            Operator::Recurrent(layer) => {
+                let walk = recurrent::Walk::new(model, node, layer);
+                recurrent::execute(layer, walk, [input, output], scratch, [from, to], row);
+            }
             Operator::Trees(ensemble) => trees(ensemble, scratch, from, to, row),
         }
     }

@@ -2,9 +2,9 @@
 //! work in.
 
 use super::Packed;
-use super::recurrent::{PackedRecurrent, UNITS, Words};
+use super::recurrent::{PackedRecurrent, UNITS, Walk, Words};
 use crate::model::Model;
-use crate::model::graph::Operator;
+use crate::model::graph::{Cell, Operator};
 use crate::model::plan::{Arena, Region};
 
 /// Arenas for a fixed number of slots. Row `r` of a region starts at `offset * slots + r * stride`.
@@ -15,6 +15,9 @@ pub(crate) struct Scratch {
     i32s: Vec<i32>,
     i64s: Vec<i64>,
     work: Work,
+    /// The states that each slot carries from call to call, row-major.
+    carried: Vec<i32>,
+    carried_stride: usize,
 }
 
 /// Working memory of the recurrent layers and of trees in vectors, which run one after the other: as much as the largest needs, whatever the
@@ -62,6 +65,9 @@ pub(super) struct Block<'a> {
     /// Hidden states `[row][group][unit]`, and as much for the next ones.
     pub(super) before: *mut i16,
     pub(super) after: *mut i16,
+    /// The layer's states that the first row's slot carries, if any, and how far the next row's are.
+    pub(super) carried: Option<*mut i32>,
+    pub(super) carried_stride: usize,
     scratch: std::marker::PhantomData<&'a mut Scratch>,
 }
 
@@ -74,6 +80,8 @@ impl Scratch {
             i32s: vec![0; plan.i32_elements * slots],
             i64s: vec![0; plan.i64_elements * slots],
             work: Work::new(model),
+            carried: vec![0; model.carried_len * slots],
+            carried_stride: model.carried_len,
         }
     }
 
@@ -83,6 +91,7 @@ impl Scratch {
             + self.i64s.len() * 8
             + self.work.words.len() * size_of::<Words>()
             + self.work.halves.len() * 2
+            + self.carried.len() * 4
     }
 
     /// Start of a row in its arena.
@@ -125,35 +134,73 @@ impl Scratch {
         (&mut self.i16s, &mut self.i32s)
     }
 
+    /// The states that a slot carries.
+    pub(super) fn carried(&self, row: usize) -> &[i32] {
+        &self.carried[row * self.carried_stride..][..self.carried_stride]
+    }
+
+    /// As [`Scratch::carried`].
+    pub(super) fn carried_mut(&mut self, row: usize) -> &mut [i32] {
+        &mut self.carried[row * self.carried_stride..][..self.carried_stride]
+    }
+
+    /// All `i16` values, the working memory, and the states that a slot carries.
+    pub(super) fn recurrent_parts(&mut self, row: usize) -> (&mut [i16], &mut Work, &mut [i32]) {
+        let carried = &mut self.carried[row * self.carried_stride..][..self.carried_stride];
+        (&mut self.i16s, &mut self.work, carried)
+    }
+
     /// All `i16` values, all `i32` values, and the working memory.
     pub(super) fn parts_mut(&mut self) -> (&mut [i16], &mut [i32], &mut Work) {
         (&mut self.i16s, &mut self.i32s, &mut self.work)
     }
 
-    /// A block of `rows` rows of a recurrent layer, whose first rows start at `x` and `y`, with the states before the
-    /// first step.
+    /// A block of `rows` rows of a recurrent layer from row `first` on, with the states before the first step.
     pub(super) fn block(
         &mut self,
         layer: &PackedRecurrent,
-        x: usize,
+        walk: Walk,
         from: Region,
-        y: usize,
         to: Region,
+        first: usize,
         rows: usize,
     ) -> Block<'_> {
-        let states = layer.groups() * UNITS;
+        let (x, y) = (self.start(from, first), self.start(to, first));
+        let (states, hidden) = (layer.groups() * UNITS, layer.hidden);
         assert!(x + rows * from.stride <= self.i16s.len() && y + rows * to.stride <= self.i16s.len());
         // A pair of features beyond the last lies in the row's padding: rows are padded to a whole vector.
-        assert!((layer.steps * layer.features).next_multiple_of(2) <= from.stride);
-        assert!(layer.hidden * if layer.last_only { 1 } else { layer.steps } <= to.stride);
+        assert!((walk.steps * layer.features).next_multiple_of(2) <= from.stride);
+        assert!(hidden * if layer.last_only { 1 } else { walk.steps } <= to.stride);
         let (words, halves) = (&mut self.work.words[..layer.work_words()], &mut self.work.halves[..]);
         let halves = &mut halves[..layer.work_halves()];
         let (cells, shares) = words.split_at_mut(rows * layer.groups());
         let (before, after) = halves.split_at_mut(rows * states);
+        let stride = self.carried_stride;
         for row in 0..rows {
-            before[row * states..][..states].copy_from_slice(&layer.initial_hidden);
-            Words::flat(cells)[row * states..][..states].copy_from_slice(&layer.initial_cell);
+            let before = &mut before[row * states..][..states];
+            let cells = &mut Words::flat(cells)[row * states..][..states];
+            before.copy_from_slice(&layer.initial_hidden);
+            cells.copy_from_slice(&layer.initial_cell);
+            let Some(start) = walk.carried else { continue };
+            let carried = &self.carried[(first + row) * stride + start..];
+            let (before, cells) = (&mut before[..hidden], &mut cells[..hidden]);
+            match layer.cell {
+                Cell::Lstm => {
+                    before.iter_mut().zip(carried).for_each(|(to, &state)| *to = state as i16);
+                    cells.copy_from_slice(&carried[hidden..2 * hidden]);
+                }
+                Cell::Gru => {
+                    cells.copy_from_slice(&carried[..hidden]);
+                    before.iter_mut().zip(cells).for_each(|(to, &mut cell)| *to = layer.states.narrow(cell));
+                }
+            }
         }
+        let carried = walk.carried.map(|start| {
+            let words = hidden * if layer.cell == Cell::Lstm { 2 } else { 1 };
+            assert!(start + words <= stride && (first + rows) * stride <= self.carried.len());
+            // SAFETY: asserted to lie within the states.
+            unsafe { self.carried.as_mut_ptr().add(first * stride + start) }
+        });
         let base = self.i16s.as_mut_ptr();
         Block {
             rows,
@@ -167,6 +214,8 @@ impl Scratch {
             cells: cells.as_mut_ptr(),
             before: before.as_mut_ptr(),
             after: after.as_mut_ptr(),
+            carried,
+            carried_stride: stride,
             scratch: std::marker::PhantomData,
         }
     }

@@ -4,6 +4,7 @@ mod file;
 pub(crate) mod graph;
 mod layer;
 pub(crate) mod plan;
+mod stream;
 #[allow(warnings, missing_docs, unsafe_op_in_unsafe_fn, clippy::all, clippy::undocumented_unsafe_blocks, unreachable_pub)]
 #[rustfmt::skip]
 mod model_generated;
@@ -16,6 +17,7 @@ pub(crate) use file::{Metadata, encode};
 use graph::{Element, Graph, Tensor};
 pub use layer::LayerInfo;
 use plan::Plan;
+pub use stream::{Stream, StreamError};
 use validate::Proof;
 
 use crate::exec::Packed;
@@ -104,6 +106,11 @@ pub struct Model {
     pub(crate) plan: Plan,
     /// For each node, the form the fast executors read.
     pub(crate) packed: Vec<Packed>,
+    /// For each tensor, where the layer that computes it keeps its states among those of a slot; empty unless this is the
+    /// form of a [`Stream`].
+    pub(crate) carried: Vec<Option<usize>>,
+    /// Words of state that a slot carries from call to call.
+    pub(crate) carried_len: usize,
     metadata: Metadata,
     file_bytes: usize,
 }
@@ -116,12 +123,22 @@ impl Model {
     /// [`LoadError`] if the bytes are not a model, or break a rule; nothing is allocated from an unchecked length.
     pub fn load(file: &[u8]) -> Result<Model, LoadError> {
         let (graph, metadata) = file::decode(file)?;
+        Model::assemble(Sha256::digest(file).into(), graph, metadata, file.len())
+    }
+
+    /// Proves a graph, plans its memory and packs its weights.
+    fn assemble(
+        id: [u8; 32],
+        graph: Graph,
+        metadata: Metadata,
+        file_bytes: usize,
+    ) -> Result<Model, LoadError> {
         let proofs = validate::validate(&graph)?;
         let packed: Vec<Packed> =
             graph.nodes.iter().zip(&proofs).map(|(node, proof)| Packed::new(&graph, node, *proof)).collect();
         let plan = Plan::new(&graph);
-        let id = Sha256::digest(file).into();
-        Ok(Model { id, graph, proofs, plan, packed, metadata, file_bytes: file.len() })
+        let (carried, carried_len) = (Vec::new(), 0);
+        Ok(Model { id, graph, proofs, plan, packed, carried, carried_len, metadata, file_bytes })
     }
 
     /// SHA-256 of the file.

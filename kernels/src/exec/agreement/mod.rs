@@ -2,6 +2,7 @@
 
 mod dense;
 mod recurrent;
+mod streams;
 mod trees;
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::{Backend, Executor};
 use crate::model::graph::{Activation, Dense, Element, Graph, Node, Operator, Tensor, Weights};
 use crate::model::{Dtype, Metadata, Model, encode};
 use dense::stack;
-use recurrent::recurrences;
+use recurrent::{recurrences, widened};
 use trees::{forest, forest_of};
 
 /// A stream of choices from one seed, so that a failing case is one number.
@@ -129,6 +130,14 @@ proptest! {
     fn executors_agree_on_recurrent_layers(seed: u64) {
         let mut choices = Choices(seed);
         let graph = recurrences(&mut choices);
+        agree(&graph, &mut choices, false)?;
+    }
+
+    #[test]
+    fn executors_agree_on_recurrent_layers_with_wide_sums(seed: u64) {
+        let mut choices = Choices(seed);
+        let mut graph = recurrences(&mut choices);
+        widened(&mut graph, &mut choices);
         agree(&graph, &mut choices, false)?;
     }
 

@@ -67,3 +67,21 @@ pub(super) fn recurrences(choices: &mut Choices) -> Graph {
     graph.output = graph.tensors.len() - 1;
     graph
 }
+
+/// Gives the layers weights of all 16 bits, whose sums need more than 32 bits.
+pub(super) fn widened(graph: &mut Graph, choices: &mut Choices) {
+    for node in &mut graph.nodes {
+        let (input, output) = (graph.tensors[node.inputs[0]].exponent, graph.tensors[node.output].exponent);
+        let Operator::Recurrent(layer) = &mut node.operator else { continue };
+        let mut full = || choices.between(-32767, 32767) as i16;
+        layer.input_weights.fill_with(&mut full);
+        layer.recurrent_weights.fill_with(&mut full);
+        for row in 0..layer.bias.len() {
+            let sum = choices.between(20, 29) as i32;
+            layer.recurrent_exponents[row] = sum - output;
+            layer.input_exponents[row] = sum - input + choices.between(0, 9) as i32;
+        }
+        let bias = || choices.between(-1 << 34, 1 << 34);
+        layer.recurrent_bias.fill_with(bias);
+    }
+}

@@ -1,19 +1,21 @@
-//! Recurrent layers in 256-bit vectors: a group is worked through in two halves of eight units.
+//! Recurrent layers in 256-bit vectors: the products of a group run in two halves of eight units, its gates in 16-bit
+//! values, sixteen units at a time.
 //!
 //! Every function needs AVX2. All pointers stay inside slices whose lengths are asserted when a block is made.
+//!
+//! Packing two halves to 16-bit values leaves units in the order 0-3, 8-11, 4-7, 12-15; unpacking with zeros restores the
+//! halves, and what lies between does not care.
 
 use core::arch::x86_64::*;
 
 use super::super::scratch::Block;
 use super::steps::Instructions;
-use super::{Constants, GATE_WORDS, PackedRecurrent, Pairs, UNITS, Words};
+use super::{Constants, GATE_TABLE, PackedRecurrent, UNITS, Words};
 use crate::spec::activation::one;
 use crate::spec::recurrence::STATE_BOUND;
 
 /// Rows or steps of one product: with four gates eight accumulators, half of the registers.
 const ROWS: usize = 2;
-/// Units in a vector.
-const HALF: usize = UNITS / 2;
 
 /// See the module's text.
 pub(in super::super) struct Avx2;
@@ -21,7 +23,12 @@ pub(in super::super) struct Avx2;
 impl Instructions for Avx2 {
     unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
         // SAFETY: the caller keeps the trait's contract.
-        unsafe { project::<G>(layer, at, first, steps) }
+        unsafe {
+            match layer.splits.input {
+                0 => project::<G>(layer, at, first, steps),
+                _ => project_split::<G>(layer, at, first, steps),
+            }
+        }
     }
 
     unsafe fn advance<const G: usize>(
@@ -33,9 +40,17 @@ impl Instructions for Avx2 {
         after: *mut i16,
     ) {
         // SAFETY: the caller keeps the trait's contract.
-        unsafe { advance::<G>(layer, at, group, step, before, after) }
+        unsafe {
+            match layer.splits.state {
+                0 => advance::<G>(layer, at, group, step, before, after),
+                _ => advance_split::<G>(layer, at, group, step, before, after),
+            }
+        }
     }
 }
+
+/// The two halves of a group's 32-bit values.
+type Halves = [__m256i; 2];
 
 /// The inputs' shares of the gates' arguments for `steps` steps from step `first`, `[step][group][row][gate]`.
 ///
@@ -46,27 +61,54 @@ unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first
     let (groups, pairs) = (layer.groups(), layer.features.div_ceil(2));
     for group in 0..groups {
         let constants = &layer.constants[group];
-        let weights = layer.input[group * pairs * G..][..pairs * G].as_ptr();
+        let weights = layer.input[group * pairs * G..][..pairs * G].as_ptr().cast::<__m256i>();
         for row in 0..at.rows {
             let place = |step: usize| (step * groups + group) * at.rows * G + row * G;
             // SAFETY: a row has `features` values for each step, and the pair beyond an odd last one lies in the row's
             // padding; shares are there for every step, group, row and gate.
             unsafe {
                 let x = at.x.add(row * at.x_stride + first * layer.features);
-                for half in 0..2 {
+                for half in 0..layer.halves(group) {
+                    let weights = weights.add(half);
                     let mut step = 0;
                     while step + ROWS <= steps {
-                        let x = x.add(step * layer.features);
-                        let sums = sums::<ROWS, G>(weights, half, pairs, x, layer.features);
-                        for (index, sums) in sums.iter().enumerate() {
+                        let sums =
+                            sums::<ROWS, 1, G>(weights, pairs, x.add(step * layer.features), layer.features);
+                        for (index, [sums]) in sums.iter().enumerate() {
                             share::<G>(constants, half, sums, at.shares.add(place(step + index)));
                         }
                         step += ROWS;
                     }
                     if step < steps {
-                        let x = x.add(step * layer.features);
-                        let [sums] = sums::<1, G>(weights, half, pairs, x, layer.features);
+                        let [[sums]] = sums::<1, 1, G>(weights, pairs, x.add(step * layer.features), 0);
                         share::<G>(constants, half, &sums, at.shares.add(place(step)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As [`project`], of split sums.
+///
+/// # Safety
+/// As [`project`].
+#[target_feature(enable = "avx2")]
+unsafe fn project_split<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
+    let (groups, pairs) = (layer.groups(), layer.features.div_ceil(2));
+    let split = layer.splits.input;
+    for group in 0..groups {
+        let constants = &layer.constants[group];
+        let weights = layer.input[group * pairs * G..][..pairs * G].as_ptr().cast::<__m256i>();
+        for row in 0..at.rows {
+            for half in 0..layer.halves(group) {
+                for step in 0..steps {
+                    // SAFETY: as in `project`.
+                    unsafe {
+                        let x = at.x.add(row * at.x_stride + (first + step) * layer.features);
+                        let to = at.shares.add((step * groups + group) * at.rows * G + row * G);
+                        let sums = split_sums::<G>(weights.add(half), pairs, x, split);
+                        share_split::<G>(constants, half, &sums, to);
                     }
                 }
             }
@@ -80,16 +122,51 @@ unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first
 /// As [`Instructions`]; `G` vectors at `to`.
 #[target_feature(enable = "avx2")]
 unsafe fn share<const G: usize>(constants: &Constants, half: usize, sums: &[__m256i; G], to: *mut Words) {
-    let (most, least) = (_mm256_set1_epi32(STATE_BOUND), _mm256_set1_epi32(-STATE_BOUND));
     for (gate, &sum) in sums.iter().enumerate() {
         // SAFETY: constants have four vectors each; `to` has `G`.
         unsafe {
             let sum = _mm256_add_epi32(sum, load(&raw const constants.bias[gate], half));
             let scaled = _mm256_srav_epi32(sum, load(&raw const constants.input_shift[gate], half));
-            let bounded = _mm256_max_epi32(_mm256_min_epi32(scaled, most), least);
-            let share = _mm256_add_epi32(bounded, load(&raw const constants.half[gate], half));
-            _mm256_store_si256(to.add(gate).cast::<__m256i>().add(half), share);
+            store_share(constants, half, gate, scaled, to);
         }
+    }
+}
+
+/// As [`share`], of the sums' high and low parts.
+///
+/// # Safety
+/// As [`share`].
+#[target_feature(enable = "avx2")]
+unsafe fn share_split<const G: usize>(
+    constants: &Constants,
+    half: usize,
+    sums: &[[__m256i; 2]; G],
+    to: *mut Words,
+) {
+    for (gate, &[high, low]) in sums.iter().enumerate() {
+        // SAFETY: as in `share`.
+        unsafe {
+            let of = |words: &[Words; 4]| load(&raw const words[gate], half);
+            let low = _mm256_srav_epi32(_mm256_add_epi32(low, of(&constants.bias)), of(&constants.input_low));
+            let limit = of(&constants.input_limit);
+            let high = bounded(_mm256_add_epi32(high, of(&constants.bias_high)), limit);
+            let met = _mm256_add_epi32(_mm256_sllv_epi32(high, of(&constants.input_left)), low);
+            store_share(constants, half, gate, _mm256_srav_epi32(met, of(&constants.input_shift)), to);
+        }
+    }
+}
+
+/// Bounds a share, adds the half of the shift that follows, and stores it.
+///
+/// # Safety
+/// As [`share`].
+#[target_feature(enable = "avx2")]
+unsafe fn store_share(constants: &Constants, half: usize, gate: usize, share: __m256i, to: *mut Words) {
+    let share = bounded(share, _mm256_set1_epi32(STATE_BOUND));
+    // SAFETY: as in `share`.
+    unsafe {
+        let share = _mm256_add_epi32(share, load(&raw const constants.half[gate], half));
+        _mm256_store_si256(to.add(gate).cast::<__m256i>().add(half), share);
     }
 }
 
@@ -109,188 +186,333 @@ unsafe fn advance<const G: usize>(
     let (groups, pairs) = (layer.groups(), layer.hidden.div_ceil(2));
     let stride = groups * UNITS;
     let constants = &layer.constants[group];
-    let weights = layer.recurrent[group * pairs * G..][..pairs * G].as_ptr();
+    let weights = layer.recurrent[group * pairs * G..][..pairs * G].as_ptr().cast::<__m256i>();
     // SAFETY: states, cells and shares are there for `rows` rows of whole groups.
     unsafe {
-        let shares = at.shares.add((step * groups + group) * at.rows * G);
-        for half in 0..2 {
-            let finish = |row: usize, sums: &[__m256i; G]| {
-                let cell = at.cells.add(row * groups + group).cast::<__m256i>().add(half);
-                let before = _mm256_load_si256(cell);
-                let (next, hidden) = unit::<G>(layer, constants, half, sums, shares.add(row * G), before);
-                _mm256_store_si256(cell, next);
-                let to = after.add(row * stride + group * UNITS + half * HALF);
-                let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packs_epi32(hidden, hidden));
-                _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+        let place =
+            Place { at, layer, group, shares: at.shares.add((step * groups + group) * at.rows * G), after };
+        let argument = |row: usize, gate: usize, half: usize, sum: __m256i| {
+            let total = _mm256_add_epi32(sum, load(place.shares.add(row * G + gate), half));
+            _mm256_srav_epi32(total, load(&raw const constants.shift[gate], half))
+        };
+        let finish = |row: usize, sums: [[__m256i; G]; 2]| {
+            let arguments = |gate: usize| [0, 1].map(|half| argument(row, gate, half, sums[half][gate]));
+            let after_reset = |reset: Halves| {
+                [0, 1].map(|half| {
+                    let state =
+                        _mm256_add_epi32(sums[half][2], load(&raw const constants.recurrent_bias, half));
+                    let sum = multiply_wide(reset[half], state);
+                    after_reset(
+                        sum,
+                        load(place.shares.add(row * G + 2), half),
+                        load(&raw const constants.shift[2], half),
+                    )
+                })
             };
-            let mut row = 0;
-            while row + ROWS <= at.rows {
-                let sums = sums::<ROWS, G>(weights, half, pairs, before.add(row * stride), stride);
-                for (index, sums) in sums.iter().enumerate() {
-                    finish(row + index, sums);
-                }
-                row += ROWS;
+            finish::<G>(&place, row, arguments, after_reset);
+        };
+        let whole = layer.halves(group) == 2;
+        let mut row = 0;
+        while row + ROWS <= at.rows {
+            let x = before.add(row * stride);
+            let first = sums::<ROWS, 1, G>(weights, pairs, x, stride);
+            let second = match whole {
+                true => sums::<ROWS, 1, G>(weights.add(1), pairs, x, stride),
+                false => [[[_mm256_setzero_si256(); G]; 1]; ROWS],
+            };
+            for (index, ([first], [second])) in first.iter().zip(&second).enumerate() {
+                finish(row + index, [*first, *second]);
             }
-            if row < at.rows {
-                let [sums] = sums::<1, G>(weights, half, pairs, before.add(row * stride), stride);
-                finish(row, &sums);
-            }
+            row += ROWS;
+        }
+        if row < at.rows {
+            let x = before.add(row * stride);
+            let sums = match whole {
+                true => sums::<1, 2, G>(weights, pairs, x, stride)[0],
+                false => [sums::<1, 1, G>(weights, pairs, x, stride)[0][0], [_mm256_setzero_si256(); G]],
+            };
+            finish(row, sums);
         }
     }
 }
 
-/// Sums of `R` rows without bias, for one half of a group. Partial sums may wrap; the whole sum is proven to fit, so it
-/// is exact.
+/// As [`advance`], of split sums.
 ///
 /// # Safety
-/// AVX2; `G * pairs` vectors at `weights`; `2 * pairs` values at `x` and each of `R - 1` strides after.
+/// As [`advance`].
 #[target_feature(enable = "avx2")]
-unsafe fn sums<const R: usize, const G: usize>(
-    weights: *const Pairs,
-    half: usize,
+unsafe fn advance_split<const G: usize>(
+    layer: &PackedRecurrent,
+    at: &Block<'_>,
+    group: usize,
+    step: usize,
+    before: *mut i16,
+    after: *mut i16,
+) {
+    let (groups, pairs) = (layer.groups(), layer.hidden.div_ceil(2));
+    let constants = &layer.constants[group];
+    let weights = layer.recurrent[group * pairs * G..][..pairs * G].as_ptr().cast::<__m256i>();
+    let split = layer.splits.state;
+    // SAFETY: states, cells and shares are there for `rows` rows of whole groups.
+    unsafe {
+        let place =
+            Place { at, layer, group, shares: at.shares.add((step * groups + group) * at.rows * G), after };
+        for row in 0..at.rows {
+            let x = before.add(row * groups * UNITS);
+            let sums = [0, 1].map(|half| split_sums::<G>(weights.add(half), pairs, x, split));
+            let count = _mm_cvtsi32_si128(split as i32);
+            let arguments = |gate: usize| {
+                [0, 1].map(|half| {
+                    let [high, low] = sums[half][gate];
+                    let low = _mm256_add_epi32(low, load(place.shares.add(row * G + gate), half));
+                    let met = _mm256_add_epi32(high, _mm256_sra_epi32(low, count));
+                    _mm256_srav_epi32(met, load(&raw const constants.shift[gate], half))
+                })
+            };
+            let after_reset = |reset: Halves| {
+                [0, 1].map(|half| {
+                    let [high, low] = sums[half][2];
+                    let high = _mm256_add_epi32(high, load(&raw const constants.recurrent_high, half));
+                    let low = _mm256_add_epi32(low, load(&raw const constants.recurrent_bias, half));
+                    let (high, low) = (multiply_wide(reset[half], high), multiply_wide(reset[half], low));
+                    let sum =
+                        [0, 1].map(|odd| _mm256_add_epi64(_mm256_sll_epi64(high[odd], count), low[odd]));
+                    after_reset(
+                        sum,
+                        load(place.shares.add(row * G + 2), half),
+                        load(&raw const constants.shift[2], half),
+                    )
+                })
+            };
+            finish::<G>(&place, row, arguments, after_reset);
+        }
+    }
+}
+
+/// Sums of `R` rows without bias, for `V` halves of a group. Partial sums may wrap; the whole sum is proven to fit, so
+/// it is exact.
+///
+/// # Safety
+/// AVX2; the vectors of `G * pairs` pairs at `weights`, of which every other is read for one half; `2 * pairs` values at
+/// `x` and each of `R - 1` strides after.
+#[target_feature(enable = "avx2")]
+unsafe fn sums<const R: usize, const V: usize, const G: usize>(
+    weights: *const __m256i,
     pairs: usize,
     x: *const i16,
     stride: usize,
-) -> [[__m256i; G]; R] {
-    let mut sums = [[_mm256_setzero_si256(); G]; R];
+) -> [[[__m256i; G]; V]; R] {
+    let mut sums = [[[_mm256_setzero_si256(); G]; V]; R];
     for pair in 0..pairs {
         // SAFETY: the caller has these values; unaligned reads are asked for.
         let x: [__m256i; R] = std::array::from_fn(|row| unsafe {
             _mm256_set1_epi32(x.add(row * stride + 2 * pair).cast::<i32>().read_unaligned())
         });
         for gate in 0..G {
-            // SAFETY: the caller has these vectors, of two halves each.
-            let weight =
-                unsafe { _mm256_load_si256(weights.add(pair * G + gate).cast::<__m256i>().add(half)) };
-            for (sums, &x) in sums.iter_mut().zip(&x) {
-                sums[gate] = _mm256_add_epi32(sums[gate], _mm256_madd_epi16(x, weight));
+            for half in 0..V {
+                // SAFETY: the caller has these vectors, and `Pairs` is aligned as they are.
+                let weight = unsafe { _mm256_load_si256(weights.add((pair * G + gate) * 2 + half)) };
+                for (sums, &x) in sums.iter_mut().zip(&x) {
+                    sums[half][gate] = _mm256_add_epi32(sums[half][gate], _mm256_madd_epi16(x, weight));
+                }
             }
         }
     }
     sums
 }
 
-/// From the sums and shares of eight units to their next states.
+/// The high and low parts of one row's sums without bias, for one half of a group.
 ///
 /// # Safety
-/// As [`Instructions`]; `G` vectors at `shares`.
+/// As [`sums`].
 #[target_feature(enable = "avx2")]
-unsafe fn unit<const G: usize>(
-    layer: &PackedRecurrent,
-    constants: &Constants,
-    half: usize,
-    sums: &[__m256i; G],
-    shares: *const Words,
-    cell: __m256i,
-) -> (__m256i, __m256i) {
-    // SAFETY: `G` shares are there, and constants for as many.
-    let argument = |gate: usize| unsafe {
-        let total = _mm256_add_epi32(sums[gate], load(shares.add(gate), half));
-        saturate(_mm256_srav_epi32(total, load(&raw const constants.shift[gate], half)))
+unsafe fn split_sums<const G: usize>(
+    weights: *const __m256i,
+    pairs: usize,
+    x: *const i16,
+    split: u32,
+) -> [[__m256i; 2]; G] {
+    let count = _mm_cvtsi32_si128(split as i32);
+    let mut high = [_mm256_setzero_si256(); G];
+    let mut whole = [_mm256_setzero_si256(); G];
+    for pair in 0..pairs {
+        // SAFETY: as in `sums`.
+        let x = unsafe { _mm256_set1_epi32(x.add(2 * pair).cast::<i32>().read_unaligned()) };
+        for gate in 0..G {
+            // SAFETY: as in `sums`.
+            let weight = unsafe { _mm256_load_si256(weights.add((pair * G + gate) * 2)) };
+            whole[gate] = _mm256_add_epi32(whole[gate], _mm256_madd_epi16(x, weight));
+            let weight = _mm256_sra_epi16(weight, count);
+            high[gate] = _mm256_add_epi32(high[gate], _mm256_madd_epi16(x, weight));
+        }
+    }
+    // What wrapped around has gone from the low part.
+    std::array::from_fn(|gate| {
+        [high[gate], _mm256_sub_epi32(whole[gate], _mm256_sll_epi32(high[gate], count))]
+    })
+}
+
+/// What the units of a group are finished with.
+struct Place<'a, 'b> {
+    at: &'a Block<'b>,
+    layer: &'a PackedRecurrent,
+    group: usize,
+    shares: *mut Words,
+    after: *mut i16,
+}
+
+/// From the arguments of a row's gates, not yet saturated, to the next states of 16 units. `after_reset` makes the
+/// argument of a GRU's last gate.
+///
+/// # Safety
+/// As [`Instructions`].
+#[target_feature(enable = "avx2")]
+unsafe fn finish<const G: usize>(
+    place: &Place<'_, '_>,
+    row: usize,
+    arguments: impl Fn(usize) -> Halves,
+    after_reset: impl Fn(Halves) -> Halves,
+) {
+    let (layer, groups) = (place.layer, place.layer.groups());
+    let states = layer.states;
+    let packed = |gate: usize| {
+        let [low, high] = arguments(gate);
+        _mm256_packs_epi32(low, high)
     };
     let rounded = |value: __m256i, shift: i32| {
         let value = _mm256_add_epi32(value, _mm256_set1_epi32(1 << (shift - 1)));
         _mm256_sra_epi32(value, _mm_cvtsi32_si128(shift))
     };
-    let states = layer.states;
-    if G == 4 {
-        let [input, output, forget] = [0, 1, 2].map(|gate| sigmoid(half_tanh(argument(gate))));
-        let candidate = half_tanh(argument(3));
-        let cell = update(states.cell, forget, cell, input, candidate);
-        let value = half_tanh(saturate(rounded(cell, states.cell - 12)));
-        (cell, rounded(_mm256_mullo_epi32(output, value), 30 - states.hidden))
-    } else {
-        let [keep, reset] = [0, 1].map(|gate| sigmoid(half_tanh(argument(gate))));
-        // SAFETY: as above.
-        let (state, input, shift) = unsafe {
-            (
-                _mm256_add_epi32(sums[2], load(&raw const constants.recurrent_bias, half)),
-                load(shares.add(2), half),
-                load(&raw const constants.shift[2], half),
-            )
+    // SAFETY: cells and states are there for all rows and groups.
+    unsafe {
+        let cells = place.at.cells.add(row * groups + place.group).cast::<__m256i>();
+        let before = [0, 1].map(|half| _mm256_load_si256(cells.add(half)));
+        let (next, hidden) = if G == 4 {
+            let [input, output] = half_tanh([packed(0), packed(1)]).map(|value| sigmoid(value));
+            let [forget, candidate] = half_tanh([packed(2), packed(3)]);
+            let [forget, input] = [sigmoid(forget), input].map(|value| unpack(value));
+            let candidate = unpack(candidate);
+            let written = [0, 1].map(|half| _mm256_madd_epi16(input[half], candidate[half]));
+            let next = [0, 1].map(|half| update(states.cell, forget[half], before[half], written[half]));
+            let [low, high] = next.map(|cell| rounded(cell, states.cell - 12));
+            let [value] = half_tanh([_mm256_packs_epi32(low, high)]);
+            let (output, value) = (unpack(output), unpack(value));
+            let hidden =
+                [0, 1].map(|half| rounded(_mm256_madd_epi16(output[half], value[half]), 30 - states.hidden));
+            (next, hidden)
+        } else {
+            let [keep, reset] = half_tanh([packed(0), packed(1)]).map(|value| unpack(sigmoid(value)));
+            let [low, high] = after_reset(reset);
+            let [candidate] = half_tanh([_mm256_packs_epi32(low, high)]);
+            let candidate = unpack(candidate);
+            let next = [0, 1].map(|half| {
+                // A sigmoid is never 0, so this has 15 bits too.
+                let write = _mm256_sub_epi32(_mm256_set1_epi32(1 << 15), keep[half]);
+                update(states.cell, keep[half], before[half], _mm256_madd_epi16(write, candidate[half]))
+            });
+            let one = _mm256_set1_epi32(one(states.hidden) as i32);
+            (next, next.map(|cell| bounded(rounded(cell, states.cell - states.hidden), one)))
         };
-        let candidate = half_tanh(saturate(after_reset(reset, input, state, shift)));
-        let write = _mm256_sub_epi32(_mm256_set1_epi32(1 << 15), keep);
-        let cell = update(states.cell, keep, cell, write, candidate);
-        let one = one(states.hidden) as i32;
-        let hidden = rounded(cell, states.cell - states.hidden);
-        let hidden =
-            _mm256_max_epi32(_mm256_min_epi32(hidden, _mm256_set1_epi32(one)), _mm256_set1_epi32(-one));
-        (cell, hidden)
+        let to = place.after.add((row * groups + place.group) * UNITS);
+        let natural = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(hidden[0], hidden[1]));
+        _mm256_storeu_si256(to.cast(), natural);
+        for (half, next) in next.into_iter().enumerate() {
+            _mm256_store_si256(cells.add(half), next);
+        }
     }
 }
 
-/// To the range of 16 bits.
+/// To the range from `-bound` to `bound`.
 #[target_feature(enable = "avx2")]
-fn saturate(value: __m256i) -> __m256i {
-    let (most, least) = (_mm256_set1_epi32(i16::MAX.into()), _mm256_set1_epi32(i16::MIN.into()));
-    _mm256_max_epi32(_mm256_min_epi32(value, most), least)
+fn bounded(value: __m256i, bound: __m256i) -> __m256i {
+    let least = _mm256_sub_epi32(_mm256_setzero_si256(), bound);
+    _mm256_max_epi32(_mm256_min_epi32(value, bound), least)
 }
 
-/// `input * 2^15 + reset * state`, rounded and shifted right by 17 to 32: the result fits 32 bits.
+/// The halves of 16 values, each with zeros above.
 #[target_feature(enable = "avx2")]
-fn after_reset(reset: __m256i, input: __m256i, state: __m256i, shift: __m256i) -> __m256i {
-    let scale = _mm256_set1_epi64x(1 << 15);
+fn unpack(value: __m256i) -> Halves {
+    let zero = _mm256_setzero_si256();
+    [_mm256_unpacklo_epi16(value, zero), _mm256_unpackhi_epi16(value, zero)]
+}
+
+/// The 64-bit products of eight pairs, those of even lanes and those of odd ones.
+#[target_feature(enable = "avx2")]
+fn multiply_wide(a: __m256i, b: __m256i) -> [__m256i; 2] {
     let odd = |value: __m256i| _mm256_srli_epi64::<32>(value);
-    let evaluate = |reset: __m256i, input: __m256i, state: __m256i, shift: __m256i| {
-        let half = _mm256_srli_epi64::<1>(_mm256_sllv_epi64(_mm256_set1_epi64x(1), shift));
-        let sum = _mm256_add_epi64(_mm256_mul_epi32(input, scale), _mm256_mul_epi32(reset, state));
-        // The low 32 bits are wanted, which a logical shift by at most 32 has too.
-        _mm256_srlv_epi64(_mm256_add_epi64(sum, half), shift)
-    };
+    [_mm256_mul_epi32(a, b), _mm256_mul_epi32(odd(a), odd(b))]
+}
+
+/// `input * 2^15 + sum`, rounded and shifted right by 17 to 32: the result fits 32 bits.
+#[target_feature(enable = "avx2")]
+fn after_reset(sum: [__m256i; 2], input: __m256i, shift: __m256i) -> __m256i {
+    let inputs = multiply_wide(input, _mm256_set1_epi32(1 << 15));
     let low = _mm256_set1_epi64x(0xffff_ffff);
-    let even_lanes = evaluate(reset, input, state, _mm256_and_si256(shift, low));
-    let odd_lanes = evaluate(odd(reset), odd(input), odd(state), odd(shift));
-    _mm256_blend_epi32::<0xaa>(even_lanes, _mm256_slli_epi64::<32>(odd_lanes))
+    let shifts = [_mm256_and_si256(shift, low), _mm256_srli_epi64::<32>(shift)];
+    let [even, odd] = [0, 1].map(|odd| {
+        let half = _mm256_srli_epi64::<1>(_mm256_sllv_epi64(_mm256_set1_epi64x(1), shifts[odd]));
+        let sum = _mm256_add_epi64(_mm256_add_epi64(sum[odd], inputs[odd]), half);
+        // The low 32 bits are wanted, which a logical shift by at most 32 has too.
+        _mm256_srlv_epi64(sum, shifts[odd])
+    });
+    _mm256_blend_epi32::<0xaa>(even, _mm256_slli_epi64::<32>(odd))
 }
 
-/// `(keep * cell + write * value * 2^(exponent - 15) + 2^14) >> 15`, bounded. `keep` and `write` have 15 bits.
+/// `(keep * cell + written * 2^(exponent - 15) + 2^14) >> 15`, bounded. `keep` has 15 bits.
 #[target_feature(enable = "avx2")]
-fn update(exponent: i32, keep: __m256i, cell: __m256i, write: __m256i, value: __m256i) -> __m256i {
-    let written = _mm256_mullo_epi32(write, value);
-    let scale = _mm256_set1_epi64x(1 << (exponent - 15));
+fn update(exponent: i32, keep: __m256i, cell: __m256i, written: __m256i) -> __m256i {
     let half = _mm256_set1_epi64x(1 << 14);
-    let odd = |value: __m256i| _mm256_srli_epi64::<32>(value);
-    let evaluate = |keep: __m256i, cell: __m256i, written: __m256i| {
-        let sum = _mm256_add_epi64(_mm256_mul_epi32(keep, cell), _mm256_mul_epi32(written, scale));
-        _mm256_add_epi64(sum, half)
-    };
+    let kept = multiply_wide(keep, cell);
+    let written = multiply_wide(written, _mm256_set1_epi32(1 << (exponent - 15)));
+    let sum = [0, 1].map(|odd| _mm256_add_epi64(_mm256_add_epi64(kept[odd], written[odd]), half));
     // The result fits 32 bits: those from bit 15 on.
-    let even_lanes = _mm256_srli_epi64::<15>(evaluate(keep, cell, written));
-    let odd_lanes = _mm256_slli_epi64::<17>(evaluate(odd(keep), odd(cell), odd(written)));
-    let next = _mm256_blend_epi32::<0xaa>(even_lanes, odd_lanes);
-    let (most, least) = (_mm256_set1_epi32(STATE_BOUND), _mm256_set1_epi32(-STATE_BOUND));
-    _mm256_max_epi32(_mm256_min_epi32(next, most), least)
+    let [even, odd] = [_mm256_srli_epi64::<15>(sum[0]), _mm256_slli_epi64::<17>(sum[1])];
+    bounded(_mm256_blend_epi32::<0xaa>(even, odd), _mm256_set1_epi32(STATE_BOUND))
 }
 
-/// `spec::gate`'s function of eight arguments in the range of 16 bits.
+/// `spec::gate`'s function of 16 arguments in each of `N` vectors.
+///
+/// A coefficient is looked up in eight tables of eight: a byte's index within its table selects there, and one that lies
+/// in another table has its highest bit set, for which a shuffle gives zero. Gathers take longer.
 #[target_feature(enable = "avx2")]
-fn half_tanh(x: __m256i) -> __m256i {
-    let magnitude = _mm256_min_epi32(_mm256_abs_epi32(x), _mm256_set1_epi32(i16::MAX.into()));
-    let segment = _mm256_srli_epi32::<9>(magnitude);
-    let local = _mm256_and_si256(magnitude, _mm256_set1_epi32(511));
-    // SAFETY: a magnitude has 15 bits, so the segment is below 64 and the gathers stay in the tables.
-    let (value, others) = unsafe {
-        (
-            _mm256_i32gather_epi32::<4>(GATE_WORDS.0[0].as_ptr(), segment),
-            _mm256_i32gather_epi32::<4>(GATE_WORDS.0[1].as_ptr(), segment),
-        )
-    };
-    let linear = _mm256_srai_epi32::<16>(others);
-    let square = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(others));
-    let high_product = |a: __m256i, b: __m256i| {
-        _mm256_srai_epi32::<15>(_mm256_add_epi32(_mm256_mullo_epi32(a, b), _mm256_set1_epi32(1 << 14)))
-    };
-    let slope = _mm256_add_epi32(linear, high_product(square, _mm256_slli_epi32::<6>(local)));
-    let sum = _mm256_add_epi32(value, high_product(slope, _mm256_slli_epi32::<4>(local)));
-    _mm256_sign_epi32(_mm256_min_epi32(sum, _mm256_set1_epi32(i16::MAX.into())), x)
+fn half_tanh<const N: usize>(x: [__m256i; N]) -> [__m256i; N] {
+    let magnitude = x.map(|x| _mm256_min_epu16(_mm256_abs_epi16(x), _mm256_set1_epi16(i16::MAX)));
+    // Twice the segment in the low byte, and one more in the high byte.
+    let bytes = magnitude.map(|magnitude| {
+        let segment = _mm256_srli_epi16::<9>(magnitude);
+        let twice = _mm256_or_si256(_mm256_slli_epi16::<1>(segment), _mm256_slli_epi16::<9>(segment));
+        _mm256_or_si256(twice, _mm256_set1_epi16(0x0100))
+    });
+    let mut coefficients = [[_mm256_setzero_si256(); N]; 3];
+    for table in 0..8 {
+        let place = _mm256_set1_epi8(16 * table as i8);
+        let index =
+            bytes.map(|bytes| _mm256_add_epi8(_mm256_xor_si256(bytes, place), _mm256_set1_epi8(0x70)));
+        for (values, coefficients) in GATE_TABLE.0.iter().zip(&mut coefficients) {
+            // SAFETY: a coefficient's table is eight aligned vectors of 128 bits.
+            let values = unsafe { _mm_load_si128(values.as_ptr().cast::<__m128i>().add(table)) };
+            let values = _mm256_broadcastsi128_si256(values);
+            for (coefficient, &index) in coefficients.iter_mut().zip(&index) {
+                *coefficient = _mm256_or_si256(*coefficient, _mm256_shuffle_epi8(values, index));
+            }
+        }
+    }
+    std::array::from_fn(|at| {
+        let local = _mm256_and_si256(magnitude[at], _mm256_set1_epi16(511));
+        let [value, linear, square] = coefficients.map(|of| of[at]);
+        let square = _mm256_mulhrs_epi16(square, _mm256_slli_epi16::<6>(local));
+        let slope = _mm256_add_epi16(linear, square);
+        let rise = _mm256_mulhrs_epi16(slope, _mm256_slli_epi16::<4>(local));
+        _mm256_sign_epi16(_mm256_adds_epi16(value, rise), x[at])
+    })
 }
 
-/// From `half_tanh` to sigmoid.
+/// From `half_tanh` to sigmoid: `(value + 2^15 + 1) >> 1`, which is an average without sign.
 #[target_feature(enable = "avx2")]
 fn sigmoid(value: __m256i) -> __m256i {
-    let average = _mm256_srai_epi32::<1>(_mm256_add_epi32(value, _mm256_set1_epi32((1 << 15) + 1)));
-    _mm256_min_epi32(average, _mm256_set1_epi32(i16::MAX.into()))
+    let shifted = _mm256_xor_si256(value, _mm256_set1_epi16(i16::MIN));
+    let average = _mm256_avg_epu16(shifted, _mm256_setzero_si256());
+    _mm256_min_epu16(average, _mm256_set1_epi16(i16::MAX))
 }
 
 /// # Safety

@@ -21,7 +21,12 @@ pub(in super::super) struct Avx512Vnni;
 impl Instructions for Avx512Vnni {
     unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
         // SAFETY: the caller keeps the trait's contract.
-        unsafe { project::<G>(layer, at, first, steps) }
+        unsafe {
+            match layer.splits.input {
+                0 => project::<G>(layer, at, first, steps),
+                _ => project_split::<G>(layer, at, first, steps),
+            }
+        }
     }
 
     unsafe fn advance<const G: usize>(
@@ -33,7 +38,12 @@ impl Instructions for Avx512Vnni {
         after: *mut i16,
     ) {
         // SAFETY: the caller keeps the trait's contract.
-        unsafe { advance::<G>(layer, at, group, step, before, after) }
+        unsafe {
+            match layer.splits.state {
+                0 => advance::<G>(layer, at, group, step, before, after),
+                _ => advance_split::<G>(layer, at, group, step, before, after),
+            }
+        }
     }
 }
 
@@ -73,25 +83,81 @@ unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first
     }
 }
 
+/// As [`project`], of split sums.
+///
+/// # Safety
+/// As [`project`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn project_split<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
+    let (groups, pairs) = (layer.groups(), layer.features.div_ceil(2));
+    for group in 0..groups {
+        let constants = &layer.constants[group];
+        let weights = layer.input[group * pairs * G..][..pairs * G].as_ptr();
+        for row in 0..at.rows {
+            for step in 0..steps {
+                // SAFETY: as in `project`.
+                unsafe {
+                    let x = at.x.add(row * at.x_stride + (first + step) * layer.features);
+                    let to = at.shares.add((step * groups + group) * at.rows * G + row * G);
+                    let sums = split_sums::<G>(weights, pairs, x, layer.splits.input);
+                    share_split::<G>(constants, &sums, to.cast());
+                }
+            }
+        }
+    }
+}
+
 /// Rescales sums to the recurrent scale, bounds them, and adds the half of the shift that follows.
 ///
 /// # Safety
 /// As [`Instructions`]; `G` vectors at `to`.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn share<const G: usize>(constants: &Constants, sums: &[__m512i; G], to: *mut __m512i) {
-    let bound = _mm512_set1_epi32(STATE_BOUND);
     for (gate, &sum) in sums.iter().enumerate() {
         // SAFETY: constants have four vectors each, aligned as vectors are; `to` has `G`.
         unsafe {
             let sum = _mm512_add_epi32(sum, load(&constants.bias[gate]));
             let scaled = _mm512_srav_epi32(sum, load(&constants.input_shift[gate]));
-            let bounded = _mm512_max_epi32(
-                _mm512_min_epi32(scaled, bound),
-                _mm512_sub_epi32(_mm512_setzero_si512(), bound),
-            );
-            _mm512_store_si512(to.add(gate), _mm512_add_epi32(bounded, load(&constants.half[gate])));
+            store_share(constants, gate, scaled, to);
         }
     }
+}
+
+/// As [`share`], of the sums' high and low parts.
+///
+/// # Safety
+/// As [`share`].
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn share_split<const G: usize>(constants: &Constants, sums: &[[__m512i; 2]; G], to: *mut __m512i) {
+    for (gate, &[high, low]) in sums.iter().enumerate() {
+        // SAFETY: as in `share`.
+        unsafe {
+            let low = _mm512_add_epi32(low, load(&constants.bias[gate]));
+            let low = _mm512_srav_epi32(low, load(&constants.input_low[gate]));
+            let high = _mm512_add_epi32(high, load(&constants.bias_high[gate]));
+            let high = bounded(high, load(&constants.input_limit[gate]));
+            let met = _mm512_add_epi32(_mm512_sllv_epi32(high, load(&constants.input_left[gate])), low);
+            store_share(constants, gate, _mm512_srav_epi32(met, load(&constants.input_shift[gate])), to);
+        }
+    }
+}
+
+/// Bounds a share, adds the half of the shift that follows, and stores it.
+///
+/// # Safety
+/// As [`share`].
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn store_share(constants: &Constants, gate: usize, share: __m512i, to: *mut __m512i) {
+    let share = bounded(share, _mm512_set1_epi32(STATE_BOUND));
+    // SAFETY: as in `share`.
+    unsafe { _mm512_store_si512(to.add(gate), _mm512_add_epi32(share, load(&constants.half[gate]))) }
+}
+
+/// To the range from `-bound` to `bound`.
+#[target_feature(enable = "avx512f")]
+fn bounded(value: __m512i, bound: __m512i) -> __m512i {
+    let least = _mm512_sub_epi32(_mm512_setzero_si512(), bound);
+    _mm512_max_epi32(_mm512_min_epi32(value, bound), least)
 }
 
 /// Takes one group of all rows through a step.
@@ -115,12 +181,18 @@ unsafe fn advance<const G: usize>(
     // SAFETY: states, cells and shares are there for `rows` rows of whole groups.
     unsafe {
         let shares = at.shares.add((step * groups + group) * at.rows * G).cast::<__m512i>();
+        let place = Place { at, layer, group, after };
+        let share = |row: usize, gate: usize| _mm512_load_si512(shares.add(row * G + gate));
         let finish = |row: usize, sums: &[__m512i; G]| {
-            let cell = at.cells.add(row * groups + group).cast::<__m512i>();
-            let (next, hidden) =
-                unit::<G>(layer, constants, sums, shares.add(row * G), _mm512_load_si512(cell));
-            _mm512_store_si512(cell, next);
-            _mm256_storeu_si256(after.add(row * stride + group * UNITS).cast(), hidden);
+            let argument = |gate: usize| {
+                let total = _mm512_add_epi32(sums[gate], share(row, gate));
+                _mm512_srav_epi32(total, load(&constants.shift[gate]))
+            };
+            let reset = |reset: __m512i| {
+                let state = _mm512_add_epi32(sums[2], load(&constants.recurrent_bias));
+                after_reset(multiply_wide(reset, state), share(row, 2), load(&constants.shift[2]))
+            };
+            finish::<G>(&place, row, argument, reset);
         };
         while row + ROWS <= at.rows {
             let sums = sums::<ROWS, G>(weights, pairs, before.add(row * stride), stride);
@@ -132,6 +204,48 @@ unsafe fn advance<const G: usize>(
         while row < at.rows {
             finish(row, &sum::<G>(weights, pairs, before.add(row * stride)));
             row += 1;
+        }
+    }
+}
+
+/// As [`advance`], of split sums.
+///
+/// # Safety
+/// As [`advance`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn advance_split<const G: usize>(
+    layer: &PackedRecurrent,
+    at: &Block<'_>,
+    group: usize,
+    step: usize,
+    before: *mut i16,
+    after: *mut i16,
+) {
+    let (groups, pairs) = (layer.groups(), layer.hidden.div_ceil(2));
+    let constants = &layer.constants[group];
+    let weights = layer.recurrent[group * pairs * G..][..pairs * G].as_ptr();
+    let count = _mm_cvtsi32_si128(layer.splits.state as i32);
+    // SAFETY: states, cells and shares are there for `rows` rows of whole groups.
+    unsafe {
+        let shares = at.shares.add((step * groups + group) * at.rows * G).cast::<__m512i>();
+        let place = Place { at, layer, group, after };
+        for row in 0..at.rows {
+            let sums = split_sums::<G>(weights, pairs, before.add(row * groups * UNITS), layer.splits.state);
+            let share = |gate: usize| _mm512_load_si512(shares.add(row * G + gate));
+            let argument = |gate: usize| {
+                let [high, low] = sums[gate];
+                let low = _mm512_sra_epi32(_mm512_add_epi32(low, share(gate)), count);
+                _mm512_srav_epi32(_mm512_add_epi32(high, low), load(&constants.shift[gate]))
+            };
+            let reset = |reset: __m512i| {
+                let [high, low] = sums[2];
+                let high = _mm512_add_epi32(high, load(&constants.recurrent_high));
+                let low = _mm512_add_epi32(low, load(&constants.recurrent_bias));
+                let (high, low) = (multiply_wide(reset, high), multiply_wide(reset, low));
+                let sum = [0, 1].map(|odd| _mm512_add_epi64(_mm512_sll_epi64(high[odd], count), low[odd]));
+                after_reset(sum, share(2), load(&constants.shift[2]))
+            };
+            finish::<G>(&place, row, argument, reset);
         }
     }
 }
@@ -192,27 +306,63 @@ unsafe fn sum<const G: usize>(weights: *const Pairs, pairs: usize, x: *const i16
     std::array::from_fn(|gate| _mm512_add_epi32(sums[0][gate], sums[1][gate]))
 }
 
-/// From the sums and shares of 16 units to their next states.
+/// The high and low parts of one row's sums without bias.
 ///
 /// # Safety
-/// As [`Instructions`]; `G` vectors at `shares`.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn unit<const G: usize>(
-    layer: &PackedRecurrent,
-    constants: &Constants,
-    sums: &[__m512i; G],
-    shares: *const __m512i,
-    cell: __m512i,
-) -> (__m512i, __m256i) {
+/// As [`sums`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn split_sums<const G: usize>(
+    weights: *const Pairs,
+    pairs: usize,
+    x: *const i16,
+    split: u32,
+) -> [[__m512i; 2]; G] {
+    let count = _mm_cvtsi32_si128(split as i32);
+    let mut high = [_mm512_setzero_si512(); G];
+    let mut whole = [_mm512_setzero_si512(); G];
+    for pair in 0..pairs {
+        // SAFETY: as in `sums`.
+        let x = unsafe { _mm512_set1_epi32(x.add(2 * pair).cast::<i32>().read_unaligned()) };
+        for gate in 0..G {
+            // SAFETY: as in `sums`.
+            let weight = unsafe { _mm512_load_si512(weights.add(pair * G + gate).cast()) };
+            whole[gate] = multiply_add(whole[gate], x, weight);
+            high[gate] = multiply_add(high[gate], x, _mm512_sra_epi16(weight, count));
+        }
+    }
+    // What wrapped around has gone from the low part.
+    std::array::from_fn(|gate| {
+        [high[gate], _mm512_sub_epi32(whole[gate], _mm512_sll_epi32(high[gate], count))]
+    })
+}
+
+/// What the units of a group are finished with.
+struct Place<'a, 'b> {
+    at: &'a Block<'b>,
+    layer: &'a PackedRecurrent,
+    group: usize,
+    after: *mut i16,
+}
+
+/// From the arguments of a row's gates, not yet saturated, to the next states of 16 units. `after_reset` makes the
+/// argument of a GRU's last gate.
+///
+/// # Safety
+/// As [`Instructions`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn finish<const G: usize>(
+    place: &Place<'_, '_>,
+    row: usize,
+    argument: impl Fn(usize) -> __m512i,
+    after_reset: impl Fn(__m512i) -> __m512i,
+) {
     let zero = _mm512_setzero_si512();
-    // SAFETY: `G` shares are there, and constants for as many.
-    let total = |gate: usize| unsafe { _mm512_add_epi32(sums[gate], _mm512_load_si512(shares.add(gate))) };
-    // SAFETY: as above.
-    let argument = |gate: usize| unsafe { _mm512_srav_epi32(total(gate), load(&constants.shift[gate])) };
-    let states = layer.states;
-    // SAFETY: AVX-512 is this function's own condition.
+    let (states, groups) = (place.layer.states, place.layer.groups());
+    // SAFETY: cells and states are there for all rows and groups.
     unsafe {
-        if G == 4 {
+        let cells = place.at.cells.add(row * groups + place.group).cast::<__m512i>();
+        let cell = _mm512_load_si512(cells);
+        let (next, hidden) = if G == 4 {
             // Packing saturates to 16 bits, and works within quarters: unpacking restores the order.
             let input_output = sigmoid(half_tanh(_mm512_packs_epi32(argument(0), argument(1))));
             let forget_candidate = half_tanh(_mm512_packs_epi32(argument(2), argument(3)));
@@ -232,10 +382,7 @@ unsafe fn unit<const G: usize>(
         } else {
             let gates = sigmoid(half_tanh(_mm512_packs_epi32(argument(0), argument(1))));
             let keep = _mm512_unpacklo_epi16(gates, zero);
-            let reset = _mm512_unpackhi_epi16(gates, zero);
-            let state = _mm512_add_epi32(sums[2], load(&constants.recurrent_bias));
-            let input = _mm512_load_si512(shares.add(2));
-            let argument = after_reset(reset, input, state, load(&constants.shift[2]));
+            let argument = after_reset(_mm512_unpackhi_epi16(gates, zero));
             let candidate = half_tanh(_mm512_packs_epi32(argument, argument));
             let candidate = _mm512_unpacklo_epi16(candidate, zero);
             let write = _mm512_sub_epi32(_mm512_set1_epi32(1 << 15), keep);
@@ -243,29 +390,34 @@ unsafe fn unit<const G: usize>(
             let shift = states.cell - states.hidden;
             let rounded = _mm512_add_epi32(cell, _mm512_set1_epi32(1 << (shift - 1)));
             let hidden = _mm512_sra_epi32(rounded, _mm_cvtsi32_si128(shift));
-            let one = one(states.hidden) as i32;
-            let hidden =
-                _mm512_max_epi32(_mm512_min_epi32(hidden, _mm512_set1_epi32(one)), _mm512_set1_epi32(-one));
-            (cell, _mm512_cvtepi32_epi16(hidden))
-        }
+            let one = _mm512_set1_epi32(one(states.hidden) as i32);
+            (cell, _mm512_cvtepi32_epi16(bounded(hidden, one)))
+        };
+        _mm512_store_si512(cells, next);
+        _mm256_storeu_si256(place.after.add((row * groups + place.group) * UNITS).cast(), hidden);
     }
 }
 
-/// `input * 2^15 + reset * state`, rounded and shifted right by 17 to 32: the result fits 32 bits.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn after_reset(reset: __m512i, input: __m512i, state: __m512i, shift: __m512i) -> __m512i {
-    let scale = _mm512_set1_epi64(1 << 15);
+/// The 64-bit products of sixteen pairs, those of even lanes and those of odd ones.
+#[target_feature(enable = "avx512f")]
+fn multiply_wide(a: __m512i, b: __m512i) -> [__m512i; 2] {
     let odd = |value: __m512i| _mm512_srli_epi64::<32>(value);
-    let evaluate = |reset: __m512i, input: __m512i, state: __m512i, shift: __m512i| {
-        let half = _mm512_srli_epi64::<1>(_mm512_sllv_epi64(_mm512_set1_epi64(1), shift));
-        let sum = _mm512_add_epi64(_mm512_mul_epi32(input, scale), _mm512_mul_epi32(reset, state));
-        // The low 32 bits are wanted, which a logical shift by at most 32 has too.
-        _mm512_srlv_epi64(_mm512_add_epi64(sum, half), shift)
-    };
+    [_mm512_mul_epi32(a, b), _mm512_mul_epi32(odd(a), odd(b))]
+}
+
+/// `input * 2^15 + sum`, rounded and shifted right by 17 to 32: the result fits 32 bits.
+#[target_feature(enable = "avx512f")]
+fn after_reset(sum: [__m512i; 2], input: __m512i, shift: __m512i) -> __m512i {
+    let inputs = multiply_wide(input, _mm512_set1_epi32(1 << 15));
     let low = _mm512_set1_epi64(0xffff_ffff);
-    let even_lanes = evaluate(reset, input, state, _mm512_and_si512(shift, low));
-    let odd_lanes = evaluate(odd(reset), odd(input), odd(state), odd(shift));
-    _mm512_mask_blend_epi32(0xaaaa, even_lanes, _mm512_slli_epi64::<32>(odd_lanes))
+    let shifts = [_mm512_and_si512(shift, low), _mm512_srli_epi64::<32>(shift)];
+    let [even, odd] = [0, 1].map(|odd| {
+        let half = _mm512_srli_epi64::<1>(_mm512_sllv_epi64(_mm512_set1_epi64(1), shifts[odd]));
+        let sum = _mm512_add_epi64(_mm512_add_epi64(sum[odd], inputs[odd]), half);
+        // The low 32 bits are wanted, which a logical shift by at most 32 has too.
+        _mm512_srlv_epi64(sum, shifts[odd])
+    });
+    _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64::<32>(odd))
 }
 
 /// `(keep * cell + write * value * 2^(exponent - 15) + 2^14) >> 15`, bounded. `keep` and `write` have 15 bits, `value`

@@ -13,13 +13,15 @@ pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 mod reference;
+mod split;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod steps;
 
-use crate::model::graph::{Cell, Recurrent, Tensor};
-use crate::model::validate::Proof;
+use crate::model::Model;
+use crate::model::graph::{Cell, Node, Recurrent, Tensor};
 use crate::spec::coefficients::GATE;
 use crate::spec::recurrence::States;
+use split::{Meeting, Splits, parts};
 
 pub(super) use reference::execute;
 
@@ -30,6 +32,22 @@ pub(super) const BLOCK: usize = 8;
 /// Products with the input that are made before the recurrence goes on: rows × steps. Their shares take 200 KiB for
 /// 200 hidden units, which leaves most of a second-level cache to the weights.
 pub(super) const POSITIONS: usize = 64;
+
+/// How far a layer is taken, and from which states.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walk {
+    pub(super) steps: usize,
+    /// Where the layer's states lie among those that a slot carries from call to call: for each unit of an LSTM the hidden
+    /// state, then for each unit of either kind the cell. Without, every walk starts from the layer's own states.
+    pub(super) carried: Option<usize>,
+}
+
+impl Walk {
+    pub(super) fn new(model: &Model, node: &Node, layer: &Recurrent) -> Walk {
+        let steps = model.graph.tensors[node.inputs[0]].len() / layer.features();
+        Walk { steps, carried: model.carried.get(node.output).copied().flatten() }
+    }
+}
 
 /// One 512-bit vector of weights: for 16 units, those of two neighbouring inputs.
 #[derive(Debug, Clone, Copy)]
@@ -53,23 +71,31 @@ impl Words {
 /// Constants of a group, a vector for each gate. An LSTM has four, a GRU leaves the last unused.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Constants {
-    /// Bias of the products with the input, with the half of the shift to the recurrent scale.
+    /// Bias of the products with the input, with the half of the shift to the recurrent scale; of split sums the low part.
     pub(super) bias: [Words; 4],
+    /// Of split sums: the bias's high part, and how the parts meet.
+    pub(super) bias_high: [Words; 4],
+    pub(super) input_limit: [Words; 4],
+    pub(super) input_left: [Words; 4],
+    pub(super) input_low: [Words; 4],
+    /// The shift to the recurrent scale, after the parts have met.
     pub(super) input_shift: [Words; 4],
     /// The half of the shift to the gate's argument; for a GRU's hidden gate that of the shift after the reset gate.
     pub(super) half: [Words; 4],
+    /// For split sums the shift after the parts have met.
     pub(super) shift: [Words; 4],
-    /// GRU: what the hidden gate's recurrent sum starts from.
+    /// GRU: what the hidden gate's recurrent sum starts from; of split sums the low part, and the high part.
     pub(super) recurrent_bias: Words,
+    pub(super) recurrent_high: Words,
 }
 
-/// A layer whose sums are proven to fit 32 bits.
+/// A layer whose sums are proven to fit 32 bits, or twice 32 bits ([`split`]).
 #[derive(Debug)]
 pub(crate) struct PackedRecurrent {
     pub(super) cell: Cell,
-    pub(super) steps: usize,
     pub(super) features: usize,
     pub(super) hidden: usize,
+    pub(super) splits: Splits,
     /// `[group][pair of features][gate]`.
     pub(super) input: Vec<Pairs>,
     /// `[group][pair of hidden units][gate]`.
@@ -83,11 +109,9 @@ pub(crate) struct PackedRecurrent {
 }
 
 impl PackedRecurrent {
-    /// Packs a layer, unless its sums need 64 bits: such are left to the reference.
-    pub(crate) fn new(layer: &Recurrent, input: &Tensor, output: &Tensor, proof: Proof) -> Option<Self> {
-        if proof.accumulator_bits != 32 {
-            return None;
-        }
+    /// Packs a layer, unless its sums do not even fit when split: such are left to the reference.
+    pub(crate) fn new(layer: &Recurrent, input: &Tensor, output: &Tensor) -> Option<Self> {
+        let splits = Splits::new(layer, input, output)?;
         let (hidden, features) = (layer.hidden(), layer.features());
         let groups = hidden.div_ceil(UNITS);
         let mut initial_hidden = vec![0; groups * UNITS];
@@ -97,12 +121,12 @@ impl PackedRecurrent {
         }
         Some(PackedRecurrent {
             cell: layer.cell,
-            steps: input.len() / features,
             features,
             hidden,
+            splits,
             input: pack(layer, &layer.input_weights, features),
             recurrent: pack(layer, &layer.recurrent_weights, hidden),
-            constants: (0..groups).map(|group| constants(layer, input, output, group)).collect(),
+            constants: (0..groups).map(|group| constants(layer, input, output, splits, group)).collect(),
             states: layer.states(output),
             initial_hidden,
             initial_cell,
@@ -112,6 +136,12 @@ impl PackedRecurrent {
 
     pub(super) fn groups(&self) -> usize {
         self.constants.len()
+    }
+
+    /// How many halves of a group have units.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn halves(&self, group: usize) -> usize {
+        (self.hidden - group * UNITS).div_ceil(UNITS / 2).min(2)
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -131,8 +161,8 @@ impl PackedRecurrent {
     }
 }
 
-/// The states of a unit before the first step.
-fn initial(layer: &Recurrent, output: &Tensor, unit: usize) -> (i16, i32) {
+/// The states of a unit before the first step: hidden and cell.
+pub(crate) fn initial(layer: &Recurrent, output: &Tensor, unit: usize) -> (i16, i32) {
     let cell = layer.initial_cell.get(unit).copied().unwrap_or(0);
     match layer.cell {
         Cell::Lstm => (layer.initial_hidden.get(unit).copied().unwrap_or(0), cell),
@@ -158,7 +188,12 @@ fn pack(layer: &Recurrent, weights: &[i16], inputs: usize) -> Vec<Pairs> {
     packed
 }
 
-fn constants(layer: &Recurrent, input: &Tensor, output: &Tensor, group: usize) -> Constants {
+/// What rounding a shift by `shift` to the right adds before.
+fn half(shift: i32) -> i64 {
+    if shift > 0 { 1 << (shift - 1) } else { 0 }
+}
+
+fn constants(layer: &Recurrent, input: &Tensor, output: &Tensor, splits: Splits, group: usize) -> Constants {
     let hidden = layer.hidden();
     let mut constants = Constants::default();
     for lane in 0..UNITS.min(hidden - group * UNITS) {
@@ -166,19 +201,26 @@ fn constants(layer: &Recurrent, input: &Tensor, output: &Tensor, group: usize) -
         for gate in 0..layer.cell.gates() {
             let row = gate * hidden + unit;
             let exponent = layer.sum_exponent(row, output);
-            let half = |shift: i32| if shift > 0 { 1i32 << (shift - 1) } else { 0 };
             let input_shift = input.exponent + layer.input_exponents[row] - exponent;
-            // The proof that sums fit 32 bits includes the bias with its half.
-            constants.bias[gate].0[lane] = layer.bias[row] as i32 + half(input_shift);
-            constants.input_shift[gate].0[lane] = input_shift;
+            // All that follows was found to fit 32 bits when the layer's splits were chosen.
+            let (high, low) = parts(layer.bias[row] + half(input_shift), splits.input);
+            constants.bias[gate].0[lane] = low as i32;
+            constants.bias_high[gate].0[lane] = high as i32;
+            let meeting = Meeting::new(input_shift, splits.input);
+            constants.input_limit[gate].0[lane] = meeting.limit;
+            constants.input_left[gate].0[lane] = meeting.left;
+            constants.input_low[gate].0[lane] = meeting.low;
+            constants.input_shift[gate].0[lane] = meeting.right;
             let shift = exponent - layer.cell.argument_exponent(gate);
             if layer.cell == Cell::Gru && gate == 2 {
                 // After the reset gate, whose result has 15 more bits; its half is made from it in 64 bits.
                 constants.shift[gate].0[lane] = shift + 15;
-                constants.recurrent_bias.0[lane] = layer.recurrent_bias[unit] as i32;
+                let (high, low) = parts(layer.recurrent_bias[unit], splits.state);
+                constants.recurrent_bias.0[lane] = low as i32;
+                constants.recurrent_high.0[lane] = high as i32;
             } else {
-                constants.shift[gate].0[lane] = shift;
-                constants.half[gate].0[lane] = half(shift);
+                constants.shift[gate].0[lane] = shift - splits.state as i32;
+                constants.half[gate].0[lane] = half(shift) as i32;
             }
         }
     }
@@ -202,23 +244,6 @@ const fn transposed() -> [[i16; 64]; 3] {
         table[0][segment] = GATE[segment][0];
         table[1][segment] = GATE[segment][1];
         table[2][segment] = GATE[segment][2];
-        segment += 1;
-    }
-    table
-}
-
-/// The same for lookups of 32 bits: the first coefficient, then the other two in the high and the low half.
-pub(super) struct GateWords(pub(super) [[i32; 64]; 2]);
-
-pub(super) static GATE_WORDS: GateWords = GateWords(paired());
-
-const fn paired() -> [[i32; 64]; 2] {
-    let mut table = [[0; 64]; 2];
-    let mut segment = 0;
-    while segment < 64 {
-        let [value, linear, square] = GATE[segment];
-        table[0][segment] = value as i32;
-        table[1][segment] = ((linear as i32) << 16) | (square as u16 as i32);
         segment += 1;
     }
     table

@@ -1,7 +1,7 @@
 //! The reference: section 7.6 of `SPEC.md` in plain loops.
 
 use super::super::scratch::Scratch;
-use super::{Words, initial};
+use super::{Walk, Words, initial};
 use crate::model::graph::{Cell, Recurrent, Tensor};
 use crate::model::plan::Region;
 use crate::spec::recurrence::STATE_BOUND;
@@ -10,21 +10,23 @@ use crate::spec::rounding::requantize;
 /// Computes one row: step by step, unit by unit.
 pub(crate) fn execute(
     layer: &Recurrent,
-    input: &Tensor,
-    output: &Tensor,
+    walk: Walk,
+    [input, output]: [&Tensor; 2],
     scratch: &mut Scratch,
-    from: Region,
-    to: Region,
+    [from, to]: [Region; 2],
     row: usize,
 ) {
-    let (hidden, features) = (layer.hidden(), layer.features());
-    let steps = input.len() / features;
+    let (hidden, features, steps) = (layer.hidden(), layer.features(), walk.steps);
     let (x, y) = (scratch.start(from, row), scratch.start(to, row));
-    let (i16s, _, work) = scratch.parts_mut();
+    let (i16s, work, carried) = scratch.recurrent_parts(row);
     let (before, after) = work.halves.split_at_mut(hidden);
     let cells = Words::flat(&mut work.words);
     for unit in 0..hidden {
-        (before[unit], cells[unit]) = initial(layer, output, unit);
+        (before[unit], cells[unit]) = match walk.carried.map(|start| &carried[start..]) {
+            None => initial(layer, output, unit),
+            Some(states) if layer.cell == Cell::Lstm => (states[unit] as i16, states[hidden + unit]),
+            Some(states) => (layer.states(output).narrow(states[unit]), states[unit]),
+        };
     }
     for step in 0..steps {
         let inputs = &i16s[x + step * features..][..features];
@@ -37,6 +39,14 @@ pub(crate) fn execute(
             let place = y + if layer.last_only { 0 } else { step * hidden };
             i16s[place..place + hidden].copy_from_slice(before);
         }
+    }
+    if let Some(start) = walk.carried {
+        let (mut start, states) = (start, before.iter().map(|&state| i32::from(state)));
+        if layer.cell == Cell::Lstm {
+            carried[start..].iter_mut().zip(states).for_each(|(to, state)| *to = state);
+            start += hidden;
+        }
+        carried[start..start + hidden].copy_from_slice(&cells[..hidden]);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The way through a recurrent layer's rows, steps and groups: the same whichever instructions compute.
 
 use super::super::scratch::{Block, Scratch};
-use super::{BLOCK, POSITIONS, PackedRecurrent, UNITS};
+use super::{BLOCK, POSITIONS, PackedRecurrent, UNITS, Walk};
 use crate::model::graph::Cell;
 use crate::model::plan::{Arena, Region};
 
@@ -36,6 +36,7 @@ pub(in super::super) trait Instructions {
 /// The processor must have the instructions `I`.
 pub(in super::super) unsafe fn execute<I: Instructions>(
     layer: &PackedRecurrent,
+    walk: Walk,
     scratch: &mut Scratch,
     from: Region,
     to: Region,
@@ -43,13 +44,12 @@ pub(in super::super) unsafe fn execute<I: Instructions>(
 ) {
     assert!(from.arena == Arena::I16 && to.arena == Arena::I16);
     for first in (0..rows).step_by(BLOCK) {
-        let count = (rows - first).min(BLOCK);
-        let (x, y) = (scratch.start(from, first), scratch.start(to, first));
+        let block = scratch.block(layer, walk, from, to, first, (rows - first).min(BLOCK));
         // SAFETY: the instructions are this function's own condition.
         unsafe {
             match layer.cell {
-                Cell::Lstm => block::<I, 4>(layer, scratch.block(layer, x, from, y, to, count)),
-                Cell::Gru => block::<I, 3>(layer, scratch.block(layer, x, from, y, to, count)),
+                Cell::Lstm => take::<I, 4>(layer, walk.steps, block),
+                Cell::Gru => take::<I, 3>(layer, walk.steps, block),
             }
         }
     }
@@ -59,13 +59,13 @@ pub(in super::super) unsafe fn execute<I: Instructions>(
 ///
 /// # Safety
 /// As [`execute`]; `G` is the number of gates.
-unsafe fn block<I: Instructions, const G: usize>(layer: &PackedRecurrent, at: Block<'_>) {
+unsafe fn take<I: Instructions, const G: usize>(layer: &PackedRecurrent, steps: usize, at: Block<'_>) {
     let (groups, hidden) = (layer.groups(), layer.hidden);
     let (mut before, mut after) = (at.before, at.after);
     let chunk = POSITIONS / at.rows;
     let mut forward = true;
-    for first in (0..layer.steps).step_by(chunk) {
-        let count = chunk.min(layer.steps - first);
+    for first in (0..steps).step_by(chunk) {
+        let count = chunk.min(steps - first);
         // SAFETY: `Block` holds so many rows, steps and shares.
         unsafe { I::project::<G>(layer, &at, first, count) };
         for step in 0..count {
@@ -76,7 +76,7 @@ unsafe fn block<I: Instructions, const G: usize>(layer: &PackedRecurrent, at: Bl
             }
             forward = !forward;
             (before, after) = (after, before);
-            if !layer.last_only || first + step + 1 == layer.steps {
+            if !layer.last_only || first + step + 1 == steps {
                 let place = if layer.last_only { 0 } else { (first + step) * hidden };
                 for row in 0..at.rows {
                     // SAFETY: an output row holds a state for each step, or one.
@@ -85,6 +85,21 @@ unsafe fn block<I: Instructions, const G: usize>(layer: &PackedRecurrent, at: Bl
                         at.y.add(row * at.y_stride + place).copy_from_nonoverlapping(state, hidden);
                     }
                 }
+            }
+        }
+    }
+    if let Some(carried) = at.carried {
+        let (hidden, padded) = (layer.hidden, groups * UNITS);
+        for row in 0..at.rows {
+            // SAFETY: a slot has a hidden state of an LSTM and a cell for each unit, and so have `before` and `cells`.
+            unsafe {
+                let (state, cell) = (before.add(row * padded), at.cells.cast::<i32>().add(row * padded));
+                let mut to = carried.add(row * at.carried_stride);
+                if layer.cell == Cell::Lstm {
+                    (0..hidden).for_each(|unit| *to.add(unit) = i32::from(*state.add(unit)));
+                    to = to.add(hidden);
+                }
+                to.copy_from_nonoverlapping(cell.cast_const(), hidden);
             }
         }
     }

@@ -1,0 +1,169 @@
+//! Streams give what the window gives, over random layers, batches and orders of calls.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::recurrent::{recurrences, widened};
+use super::{Choices, FULL, push, row, tensor};
+use crate::exec::{Backend, Executor, Packed, StreamExecutor};
+use crate::model::graph::{Activation, Affine, Dense, Element, Graph, Operator, Weights};
+use crate::model::{Dtype, Metadata, Model, StreamError, encode};
+
+/// Recurrent layers of which the last leaves its last step only, and a dense layer on it.
+fn streamed(choices: &mut Choices) -> Graph {
+    let mut graph = recurrences(choices);
+    if choices.below(3) == 0 {
+        widened(&mut graph, choices);
+    }
+    let last = graph.tensors.len() - 1;
+    if let Some(Operator::Recurrent(layer)) = graph.nodes.last_mut().map(|node| &mut node.operator) {
+        layer.last_only = true;
+        graph.tensors[last].shape = vec![layer.hidden() as u32];
+    }
+    let hidden = graph.tensors[last].len();
+    graph.tensors.push(tensor("y", 2, Element::I16, 10, FULL));
+    let head = Dense {
+        weights: Weights::I16((0..2 * hidden).map(|_| choices.between(-500, 500) as i16).collect()),
+        weight_exponents: vec![12],
+        bias: vec![choices.between(-1 << 20, 1 << 20); 2],
+        activation: Activation::None,
+    };
+    push(&mut graph, Operator::Dense(head), vec![last]);
+    graph.output = last + 1;
+    graph
+}
+
+fn steps(graph: &Graph) -> usize {
+    let Operator::Recurrent(layer) = &graph.nodes[0].operator else { unreachable!("the first layer") };
+    graph.tensors[0].len() / layer.features()
+}
+
+fn load(graph: &Graph) -> Model {
+    Model::load(&encode(graph, &Metadata::default())).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn streams_give_what_the_window_gives(seed: u64) {
+        let mut choices = Choices(seed);
+        let graph = streamed(&mut choices);
+        let model = Arc::new(load(&graph));
+        let stream = Arc::new(model.stream().unwrap());
+        let steps = steps(&graph);
+        prop_assert_eq!(stream.window(), steps);
+        prop_assert_eq!(stream.id(), model.id());
+        prop_assert_eq!(stream.state_bytes(), stream.initial_states().len() * 4);
+        let bytes = model.input_len() * 4 / steps;
+        let rows: Vec<Vec<u8>> =
+            (0..choices.between(1, 11)).map(|_| row(&mut choices, model.input_len(), false)).collect();
+        let mut whole = Executor::with_backend(Arc::clone(&model), 1, Backend::Scalar);
+        for backend in Backend::available() {
+            let mut executor = StreamExecutor::with_backend(Arc::clone(&stream), rows.len(), backend);
+            // What a reset stream held before does not matter.
+            let mut states = vec![stream.initial_states().to_vec(); rows.len()];
+            let mut done = vec![0; rows.len()];
+            while done.iter().any(|&done| done < steps) {
+                let chosen: Vec<usize> =
+                    (0..rows.len()).filter(|&row| done[row] < steps && choices.below(3) != 0).collect();
+                for (slot, &row) in chosen.iter().enumerate() {
+                    let step = &rows[row][done[row] * bytes..][..bytes];
+                    executor.stage(slot, Dtype::F32, step, &states[row]).unwrap();
+                }
+                executor.execute(chosen.len());
+                for (slot, &row) in chosen.iter().enumerate() {
+                    states[row].copy_from_slice(executor.states(slot));
+                    done[row] += 1;
+                    if done[row] == steps {
+                        whole.stage(0, Dtype::F32, &rows[row]).unwrap();
+                        whole.execute(1);
+                        prop_assert_eq!(executor.output_fixed(slot), whole.output_fixed(0), "{}", backend.name());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn states_beyond_their_bounds_are_brought_to_them() {
+    let mut choices = Choices(3);
+    let stream = Arc::new(load(&streamed(&mut choices)).stream().unwrap());
+    let step = row(&mut choices, stream.model().input_len(), false);
+    let wild: Vec<i32> = stream.initial_states().iter().map(|_| choices.next() as i32).collect();
+    let bounded: Vec<i32> = wild.iter().zip(stream.bounds()).map(|(&w, &b)| w.clamp(-b, b)).collect();
+    for backend in Backend::available() {
+        let mut executor = StreamExecutor::with_backend(Arc::clone(&stream), 2, backend);
+        executor.stage(0, Dtype::F32, &step, &wild).unwrap();
+        executor.stage(1, Dtype::F32, &step, &bounded).unwrap();
+        executor.execute(2);
+        assert_eq!(executor.states(0), executor.states(1));
+    }
+}
+
+#[test]
+fn models_that_need_other_steps_are_refused_by_the_name_of_the_layer() {
+    let refusal = |graph: &Graph| match load(graph).stream() {
+        Err(StreamError::Layer { layer, what }) => (layer, what),
+        other => panic!("{other:?}"),
+    };
+    let mut choices = Choices(5);
+    let mut graph = streamed(&mut choices);
+    let (steps, len) = (steps(&graph), graph.tensors[0].len());
+    assert!(steps > 1);
+    let mut reads_all = graph.clone();
+    let recurrent = graph.nodes.len() - 2;
+    let Operator::Recurrent(layer) = &mut reads_all.nodes[recurrent].operator else { unreachable!() };
+    layer.last_only = false;
+    let hidden = layer.hidden();
+    let Operator::Dense(head) = &mut reads_all.nodes[recurrent + 1].operator else { unreachable!() };
+    head.weights = Weights::I16(vec![1; 2 * steps * hidden]);
+    reads_all.tensors[graph.nodes[recurrent].output].shape = vec![(steps * hidden) as u32];
+    let (layer, what) = refusal(&reads_all);
+    assert_eq!(layer, reads_all.nodes.last().unwrap().name);
+    assert!(what.contains("other steps"), "{what}");
+    let mut serves_all = reads_all;
+    serves_all.nodes.pop();
+    serves_all.tensors.pop();
+    serves_all.output -= 1;
+    assert!(refusal(&serves_all).1.contains("serves every step"));
+    // A scaler before the first layer may treat features differently, steps not.
+    let mut scaler = tensor("raw", len, Element::I16, 11, FULL);
+    std::mem::swap(&mut graph.tensors[0], &mut scaler);
+    let scaled = graph.tensors.len();
+    graph.tensors.push(scaler);
+    let features = len / steps;
+    let mut affine = Affine {
+        multipliers: (0..len).map(|element| 1000 + (element % features) as i32).collect(),
+        offsets: vec![7; len],
+        shifts: vec![10; len],
+    };
+    push(&mut graph, Operator::Affine(affine.clone()), vec![0]);
+    let node = graph.nodes.pop().unwrap();
+    graph.nodes[0].inputs = vec![scaled];
+    graph.nodes.insert(0, node);
+    assert_eq!(load(&graph).stream().unwrap().model().input_len(), features);
+    affine.offsets[len - 1] += 1;
+    graph.nodes[0].operator = Operator::Affine(affine);
+    assert!(refusal(&graph).1.contains("scales the steps differently"));
+    graph.nodes.truncate(1);
+    graph.tensors = vec![graph.tensors[0].clone(), graph.tensors[scaled].clone()];
+    (graph.nodes[0].output, graph.output) = (1, 1);
+    assert!(matches!(load(&graph).stream(), Err(StreamError::NoState)));
+}
+
+#[test]
+fn wide_sums_are_split_and_not_left_to_the_reference() {
+    let mut wide = 0;
+    for seed in 0..50 {
+        let mut choices = Choices(seed);
+        let mut graph = recurrences(&mut choices);
+        widened(&mut graph, &mut choices);
+        let model = load(&graph);
+        assert!(model.packed.iter().all(|packed| matches!(packed, Packed::Recurrent(_))), "seed {seed}");
+        wide += model.layers().filter(|layer| layer.accumulator_bits == 64).count();
+    }
+    assert!(wide > 50, "{wide} layers");
+}
