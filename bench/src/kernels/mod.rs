@@ -3,19 +3,18 @@
 
 mod models;
 mod onnx;
+mod ours;
 mod turns;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use haca_kernels::import::{Accumulator, CompileOptions, compile};
-use haca_kernels::npy::Array;
-use haca_kernels::{Backend, Dtype, Executor, Model};
+use haca_kernels::Backend;
 
 use self::models::Case;
+use self::ours::Ours;
 use self::turns::{Runner, Timings};
 use crate::affinity;
 use crate::report::{self, Row};
@@ -61,9 +60,8 @@ pub(crate) struct Options {
 
 const FOOTNOTE: &str = "\
 One thread, from float32 rows to float32 answers; ours and the peer's turns alternate. p50 and p99 are of calls with \
-one row, row_us_N is the median call with N rows divided by N. Weights are random, and models are compiled with 32-bit sums, \
-which is the default's first choice: where it would take 64-bit sums for accuracy, recurrent layers run on the reference, \
-much slower.";
+one row, row_us_N is the median call with N rows divided by N. Weights are random; models are compiled with the \
+default settings. `lstm_a step` is one step of each of N streams, the peer takes their whole windows.";
 
 /// Runs the comparison and prints it.
 ///
@@ -84,8 +82,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             .with_context(|| format!("case {} failed", case.name()))?;
         agreement.add_row([
             case.name().to_owned(),
-            measured.ours.executor.backend().name().to_owned(),
-            report::figure(measured.ours.executor.model().memory_bytes() as f64 / 1024.0),
+            measured.ours.backend().name().to_owned(),
+            report::figure(measured.ours.model_bytes() as f64 / 1024.0),
             measured.difference.map_or("no peer".into(), |difference| format!("{difference:.1e}")),
         ]);
         rows.extend(measured.run(options.seconds)?);
@@ -99,51 +97,6 @@ fn backend(name: &str) -> Result<Backend, String> {
     let names: Vec<&str> = Backend::available().map(Backend::name).collect();
     let chosen = Backend::available().find(|backend| backend.name() == name);
     chosen.ok_or_else(|| format!("this processor has {}", names.join(", ")))
-}
-
-/// Our executor with its rows as they arrive.
-struct Ours {
-    executor: Executor,
-    answers: Vec<u8>,
-}
-
-impl Ours {
-    fn new(case: Case, backend: Option<Backend>) -> anyhow::Result<Self> {
-        let rows = case.calibration_rows();
-        let shape = std::iter::once(rows).chain(case.row().iter().copied()).collect();
-        let calibration = Array { shape, data: case.rows(1, rows) };
-        // What the compiler chooses for trained nets: with random weights the range of the answers is so small that it
-        // may choose wide sums.
-        let options = CompileOptions { accumulator: Accumulator::Narrow, ..CompileOptions::default() };
-        let compiled = compile(&case.onnx(), &calibration, &options, &mut |_| ())?;
-        let model = Arc::new(Model::load(&compiled.file)?);
-        let backend = backend.unwrap_or_else(Backend::detect);
-        let executor = Executor::with_backend(model, BATCHES[BATCHES.len() - 1].0, backend);
-        Ok(Self { executor, answers: Vec::new() })
-    }
-
-    #[cfg(feature = "peers")]
-    fn answers(&self) -> Vec<f32> {
-        self.answers.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-    }
-}
-
-impl Runner for Ours {
-    fn run(&mut self, rows: &[f32]) -> anyhow::Result<()> {
-        let (inputs, outputs) = (self.executor.model().input_len(), self.executor.model().output_len());
-        // SAFETY: floats are bytes, and a byte has no alignment.
-        let bytes: &[u8] = unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), rows.len() * 4) };
-        let count = rows.len() / inputs;
-        for (slot, row) in bytes.chunks_exact(inputs * 4).enumerate() {
-            self.executor.stage(slot, Dtype::F32, row)?;
-        }
-        self.executor.execute(count);
-        self.answers.resize(count * outputs * 4, 0);
-        for (slot, answer) in self.answers.chunks_exact_mut(outputs * 4).enumerate() {
-            self.executor.write_output(slot, Dtype::F32, answer);
-        }
-        Ok(())
-    }
 }
 
 /// What the peers need, loaded once.
@@ -200,8 +153,7 @@ impl Measurement {
     fn compare_answers(&mut self) -> anyhow::Result<()> {
         let rows = self.case.rows(2, ROWS);
         let wanted = self.peer.0.run(&rows)?;
-        self.ours.run(&rows)?;
-        let given = self.ours.answers();
+        let given = self.ours.answers(&rows)?;
         anyhow::ensure!(given.len() == wanted.len(), "{} answers, not {}", given.len(), wanted.len());
         let (least, most) =
             wanted.iter().fold((f32::MAX, f32::MIN), |(least, most), &x| (least.min(x), most.max(x)));

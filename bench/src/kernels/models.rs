@@ -19,6 +19,9 @@ pub(super) enum Case {
     /// A window of 50 × 100 through two LSTM layers of 100 units.
     #[value(name = "lstm_a")]
     LstmA,
+    /// The newest step of a stream of `lstm_a`, against the peer's whole window.
+    #[value(name = "lstm_a step", alias = "lstm_a_step")]
+    LstmAStep,
     /// A window of 100 × 250 through three LSTM layers of 200 units.
     #[value(name = "lstm_b")]
     LstmB,
@@ -32,8 +35,14 @@ impl Case {
             Self::GbtA => "gbt_a",
             Self::GbtB => "gbt_b",
             Self::LstmA => "lstm_a",
+            Self::LstmAStep => "lstm_a step",
             Self::LstmB => "lstm_b",
         }
+    }
+
+    /// Whether ours takes the newest step alone, of a stream that has taken the others.
+    pub(super) fn is_step(self) -> bool {
+        self == Self::LstmAStep
     }
 
     /// Shape of an input row.
@@ -42,7 +51,7 @@ impl Case {
             Self::Mlp => &[64],
             Self::GbtA => &[60],
             Self::GbtB => &[125],
-            Self::LstmA => &[50, 100],
+            Self::LstmA | Self::LstmAStep => &[50, 100],
             Self::LstmB => &[100, 250],
         }
     }
@@ -51,7 +60,7 @@ impl Case {
     pub(super) fn calibration_rows(self) -> usize {
         match self {
             Self::Mlp | Self::GbtA | Self::GbtB => 64,
-            Self::LstmA => 16,
+            Self::LstmA | Self::LstmAStep => 16,
             Self::LstmB => 4,
         }
     }
@@ -63,7 +72,7 @@ impl Case {
             Self::Mlp => perceptron(&mut random, &[64, 256, 256, 1]),
             Self::GbtA => (vec![trees(&mut random, 250, 60)], vec![]),
             Self::GbtB => (vec![trees(&mut random, 1000, 125)], vec![]),
-            Self::LstmA => lstm(&mut random, 100, 100, 2),
+            Self::LstmA | Self::LstmAStep => lstm(&mut random, 100, 100, 2),
             Self::LstmB => lstm(&mut random, 250, 200, 3),
         };
         onnx::model(self.name(), self.row(), nodes, constants)
