@@ -45,7 +45,7 @@ fn golden_models_give_their_integers_on_every_executor() {
             }
         }
     }
-    assert_eq!(models, 12);
+    assert_eq!(models, 16);
 }
 
 /// Arguments of each rule that reach its edges, and what it gives.

@@ -1,42 +1,33 @@
 //! Dense layers in 256-bit integer vectors.
 //!
-//! Every function needs a processor with AVX2. All pointers stay inside slices whose lengths [`PackedDense::rows`]
-//! asserts; the layout they rest on is [`super::dense`]'s.
+//! Every function needs a processor with AVX2. All pointers stay inside what [`Rows`] promises; the layout they rest on
+//! is [`super::dense`]'s.
 
 use core::arch::x86_64::*;
 
-use super::dense::{GROUP, Lanes, Output, PackedDense, TILE};
-use super::scratch::Scratch;
+use super::dense::{GROUP, Lanes, Output, PackedDense, Rows, TILE};
 use crate::model::graph::Activation;
-use crate::model::plan::Region;
 use crate::spec::activation::{NARROW_SEGMENTS, one};
 use crate::spec::rounding::requantize;
 
 /// Rows computed together: weights are loaded once for both.
 const ROWS: usize = 2;
 
-/// Computes a dense layer for rows `0..rows` from one region into another.
+/// Computes a dense layer.
 ///
 /// # Safety
-/// The processor must have AVX2.
+/// The processor must have AVX2, and the rows must be as [`Rows`] says.
 #[target_feature(enable = "avx2")]
-pub(crate) unsafe fn dense(
-    layer: &PackedDense,
-    scratch: &mut Scratch,
-    from: Region,
-    to: Region,
-    rows: usize,
-) {
+pub(super) unsafe fn dense(layer: &PackedDense, rows: &Rows) {
     let tiles = layer.tiles();
-    let (x, y) = layer.rows(scratch, from, to, rows);
     for first in (0..tiles).step_by(GROUP) {
-        // SAFETY: AVX2 is this function's own condition, the rest is asserted by `rows`.
+        // SAFETY: the caller's condition.
         unsafe {
             match tiles - first {
-                1 => group::<1>(layer, first, x, from.stride, y, to.stride, rows),
-                2 => group::<2>(layer, first, x, from.stride, y, to.stride, rows),
-                3 => group::<3>(layer, first, x, from.stride, y, to.stride, rows),
-                _ => group::<GROUP>(layer, first, x, from.stride, y, to.stride, rows),
+                1 => group::<1>(layer, first, rows),
+                2 => group::<2>(layer, first, rows),
+                3 => group::<3>(layer, first, rows),
+                _ => group::<GROUP>(layer, first, rows),
             }
         }
     }
@@ -45,38 +36,31 @@ pub(crate) unsafe fn dense(
 /// Computes a group of `T` tiles for all rows; its weights stay in the first-level cache meanwhile.
 ///
 /// # Safety
-/// As [`dense`], whose assertions hold; `first` is the group's first tile, of `T`.
+/// As [`dense`]; `first` is the group's first tile, of `T`.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn group<const T: usize>(
-    layer: &PackedDense,
-    first: usize,
-    x: *const i16,
-    x_stride: usize,
-    y: Output,
-    y_stride: usize,
-    rows: usize,
-) {
+pub(super) unsafe fn group<const T: usize>(layer: &PackedDense, first: usize, rows: &Rows) {
     let weights = layer.group(first, T);
+    let &Rows { x, x_stride, y, y_stride, rows } = rows;
     let mut row = 0;
-    // SAFETY: `row` stays below `rows`, and `PackedDense::rows` has asserted that so many rows are there.
+    // SAFETY: `row` stays below `rows`, and the caller has so many.
     unsafe {
         if layer.narrow_biases.is_empty() {
             while row < rows {
-                let sums = wide_sums::<T>(weights, layer.pairs, x.add(row * x_stride));
+                let sums = wide_sums::<T>(layer, weights, x.add(row * x_stride));
                 store_wide(layer, first, &sums, y, row * y_stride);
                 row += 1;
             }
             return;
         }
         while row + ROWS <= rows {
-            let sums = sums::<ROWS, T>(weights, layer.pairs, x.add(row * x_stride), x_stride);
+            let sums = sums::<ROWS, T>(layer, weights, x.add(row * x_stride), x_stride);
             for (index, sums) in sums.iter().enumerate() {
                 store::<T>(layer, first, sums, y, (row + index) * y_stride);
             }
             row += ROWS;
         }
         if row < rows {
-            let [sums] = sums::<1, T>(weights, layer.pairs, x.add(row * x_stride), x_stride);
+            let [sums] = sums::<1, T>(layer, weights, x.add(row * x_stride), x_stride);
             store::<T>(layer, first, &sums, y, row * y_stride);
         }
     }
@@ -85,27 +69,30 @@ pub(super) unsafe fn group<const T: usize>(
 /// Sums without bias, in 32 bits. Partial sums may wrap; the whole sum is proven to fit, so it is exact.
 ///
 /// # Safety
-/// AVX2; `T * pairs` vectors at `weights`; `R` rows of `2 * pairs` values at `x`.
+/// AVX2; `T * pairs` vectors at `weights`; the layer's runs in each of `R` rows at `x`.
 #[target_feature(enable = "avx2")]
 unsafe fn sums<const R: usize, const T: usize>(
-    weights: *const Lanes,
-    pairs: usize,
+    layer: &PackedDense,
+    mut weights: *const Lanes,
     x: *const i16,
     stride: usize,
 ) -> [[__m256i; T]; R] {
     let mut sums = [[_mm256_setzero_si256(); T]; R];
-    for pair in 0..pairs {
-        // SAFETY: the caller has `2 * pairs` values in each of `R` rows; unaligned reads are asked for.
-        let x: [__m256i; R] = std::array::from_fn(|row| unsafe {
-            _mm256_set1_epi32(x.add(row * stride + 2 * pair).cast::<i32>().read_unaligned())
-        });
-        for tile in 0..T {
-            // SAFETY: the caller has `T * pairs` vectors, and `Lanes` is aligned as a vector is.
-            let weight = unsafe { _mm256_load_si256(weights.add(pair * T + tile).cast()) };
-            for (sums, &x) in sums.iter_mut().zip(&x) {
-                sums[tile] = _mm256_add_epi32(sums[tile], _mm256_madd_epi16(x, weight));
+    for &run in &layer.runs {
+        for pair in 0..layer.run_pairs {
+            // SAFETY: the caller has the runs' values in each of `R` rows; unaligned reads are asked for.
+            let x: [__m256i; R] = std::array::from_fn(|row| unsafe {
+                _mm256_set1_epi32(x.add(row * stride + run + 2 * pair).cast::<i32>().read_unaligned())
+            });
+            for tile in 0..T {
+                // SAFETY: the caller has `T * pairs` vectors, and `Lanes` is aligned as a vector is.
+                let weight = unsafe { _mm256_load_si256(weights.add(pair * T + tile).cast()) };
+                for (sums, &x) in sums.iter_mut().zip(&x) {
+                    sums[tile] = _mm256_add_epi32(sums[tile], _mm256_madd_epi16(x, weight));
+                }
             }
         }
+        weights = weights.wrapping_add(layer.run_pairs * T);
     }
     sums
 }
@@ -115,18 +102,26 @@ unsafe fn sums<const R: usize, const T: usize>(
 /// # Safety
 /// As [`sums`], for one row.
 #[target_feature(enable = "avx2")]
-unsafe fn wide_sums<const T: usize>(weights: *const Lanes, pairs: usize, x: *const i16) -> [[i64; TILE]; T] {
+unsafe fn wide_sums<const T: usize>(
+    layer: &PackedDense,
+    mut weights: *const Lanes,
+    x: *const i16,
+) -> [[i64; TILE]; T] {
     let mut sums = [[_mm256_setzero_si256(); 2]; T];
-    for pair in 0..pairs {
-        // SAFETY: the caller has `2 * pairs` values at `x`; an unaligned read is asked for.
-        let x = unsafe { _mm256_set1_epi32(x.add(2 * pair).cast::<i32>().read_unaligned()) };
-        for (tile, [low, high]) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller has `T * pairs` vectors, and `Lanes` is aligned as a vector is.
-            let weight = unsafe { _mm256_load_si256(weights.add(pair * T + tile).cast()) };
-            let products = _mm256_madd_epi16(x, weight);
-            *low = _mm256_add_epi64(*low, _mm256_cvtepi32_epi64(_mm256_castsi256_si128(products)));
-            *high = _mm256_add_epi64(*high, _mm256_cvtepi32_epi64(_mm256_extracti128_si256::<1>(products)));
+    for &run in &layer.runs {
+        for pair in 0..layer.run_pairs {
+            // SAFETY: the caller has the runs' values at `x`; an unaligned read is asked for.
+            let x = unsafe { _mm256_set1_epi32(x.add(run + 2 * pair).cast::<i32>().read_unaligned()) };
+            for (tile, [low, high]) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller has `T * pairs` vectors, and `Lanes` is aligned as a vector is.
+                let weight = unsafe { _mm256_load_si256(weights.add(pair * T + tile).cast()) };
+                let products = _mm256_madd_epi16(x, weight);
+                let upper = _mm256_extracti128_si256::<1>(products);
+                *low = _mm256_add_epi64(*low, _mm256_cvtepi32_epi64(_mm256_castsi256_si128(products)));
+                *high = _mm256_add_epi64(*high, _mm256_cvtepi32_epi64(upper));
+            }
         }
+        weights = weights.wrapping_add(layer.run_pairs * T);
     }
     sums.map(|halves| {
         let mut lanes = [0; TILE];
@@ -166,20 +161,39 @@ pub(super) unsafe fn store<const T: usize>(
         let scaled = _mm256_srav_epi32(_mm256_add_epi32(sum, bias), shift);
         let value = _mm256_min_epi32(_mm256_max_epi32(scaled, minimum), maximum);
         let value = match layer.activation {
-            Activation::None => value,
+            // A leaky one comes after packing.
+            Activation::None | Activation::Leaky(_) => value,
             // SAFETY: AVX2 is this function's own condition.
             activation => unsafe { activate(activation, layer.exponent, value) },
         };
-        let place = at + (first + tile) * TILE;
-        // SAFETY: the caller's row has room for all tiles.
+        let (place, lanes) = (at + (first + tile) * TILE, layer.lanes(first + tile));
+        // SAFETY: the caller's row has room for all outputs, and for whole tiles where it is padded.
         unsafe {
             match y {
-                Output::I32(y) => _mm256_storeu_si256(y.add(place).cast(), value),
+                Output::I32(y) if lanes == TILE => _mm256_storeu_si256(y.add(place).cast(), value),
+                Output::I32(y) => {
+                    let mut buffer = [0i32; TILE];
+                    _mm256_storeu_si256(buffer.as_mut_ptr().cast(), value);
+                    y.add(place).copy_from_nonoverlapping(buffer.as_ptr(), lanes);
+                }
                 Output::I16(y) => {
                     // Packing works within 128-bit halves: both halves' results lie in the even quarters.
                     let packed = _mm256_packs_epi32(value, value);
-                    let packed = _mm256_permute4x64_epi64::<0b1000>(packed);
-                    _mm_storeu_si128(y.add(place).cast(), _mm256_castsi256_si128(packed));
+                    let packed = _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(packed));
+                    let packed = match layer.activation {
+                        // The product is the larger one exactly if the value is negative: the slope is below 1.
+                        Activation::Leaky(slope) => {
+                            _mm_max_epi16(packed, _mm_mulhrs_epi16(packed, _mm_set1_epi16(slope)))
+                        }
+                        _ => packed,
+                    };
+                    if lanes == TILE {
+                        _mm_storeu_si128(y.add(place).cast(), packed);
+                    } else {
+                        let mut buffer = [0i16; TILE];
+                        _mm_storeu_si128(buffer.as_mut_ptr().cast(), packed);
+                        y.add(place).copy_from_nonoverlapping(buffer.as_ptr(), lanes);
+                    }
                 }
             }
         }
@@ -189,7 +203,7 @@ pub(super) unsafe fn store<const T: usize>(
 /// As [`store`], from sums in 64 bits, which AVX2 cannot shift arithmetically: one by one.
 ///
 /// # Safety
-/// As [`store`], save that the sums need not fit 32 bits.
+/// As [`store`], save that the sums need not fit 32 bits, and that nothing but outputs is written.
 unsafe fn store_wide<const T: usize>(
     layer: &PackedDense,
     first: usize,
@@ -199,6 +213,9 @@ unsafe fn store_wide<const T: usize>(
 ) {
     for (lane, &sum) in sums.as_flattened().iter().enumerate() {
         let channel = first * TILE + lane;
+        if channel == layer.outputs {
+            break;
+        }
         let (sum, shift) = (sum + layer.biases[channel], layer.shifts[channel]);
         let value = if shift > 0 {
             // The half is in the bias.

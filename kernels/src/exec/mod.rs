@@ -12,9 +12,13 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bitvector;
+mod conv;
 mod dense;
 mod forest;
+mod moves;
 mod node;
+#[cfg(target_arch = "x86_64")]
+mod pool;
 #[cfg(target_arch = "x86_64")]
 mod quantize;
 mod recurrent;

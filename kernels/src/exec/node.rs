@@ -1,9 +1,9 @@
 //! One node: the form in which its executors read it, and which of them computes it.
 
-use super::scratch::Scratch;
-use super::{Backend, dense, forest, recurrent, scalar};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::pool;
+use super::scratch::Scratch;
+use super::{Backend, conv, dense, forest, moves, recurrent, scalar};
 use crate::model::Model;
 use crate::model::graph::{Graph, Node, Operator};
 use crate::model::validate::Proof;
@@ -16,6 +16,8 @@ pub(crate) enum Packed {
     Dense(dense::PackedDense),
     Forest(forest::PackedForest),
     Recurrent(recurrent::PackedRecurrent),
+    Conv(conv::PackedConv),
+    Move(moves::PackedMove),
 }
 
 impl Packed {
@@ -30,6 +32,11 @@ impl Packed {
                 let (input, output) = (&graph.tensors[node.inputs[0]], &graph.tensors[node.output]);
                 recurrent::PackedRecurrent::new(layer, input, output).map_or(Packed::None, Packed::Recurrent)
             }
+            Operator::Conv(layer) => {
+                let (input, output) = (&graph.tensors[node.inputs[0]], &graph.tensors[node.output]);
+                Packed::Conv(conv::PackedConv::new(layer, input, output, proof))
+            }
+            Operator::Move(elements) => Packed::Move(moves::PackedMove::new(elements, graph, node)),
             _ => Packed::None,
         }
     }
@@ -40,6 +47,8 @@ impl Packed {
             Packed::Dense(dense) => dense.memory_bytes(),
             Packed::Forest(forest) => forest.memory_bytes(),
             Packed::Recurrent(layer) => layer.memory_bytes(),
+            Packed::Conv(layer) => layer.memory_bytes(),
+            Packed::Move(elements) => elements.memory_bytes(),
         }
     }
 }
@@ -63,14 +72,18 @@ pub(super) fn execute(
     };
     match (backend, packed) {
         #[cfg(target_arch = "x86_64")]
-        (Backend::Avx512Vnni, Packed::Dense(dense)) if !dense.narrow_biases.is_empty() => {
-            // SAFETY: `with_backend` refused this backend unless the processor has AVX2 and AVX-512 F, BW and VNNI.
-            unsafe { avx512::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Dense(dense)) => {
+            let rows = dense.rows(scratch, region(node.inputs[0]), region(node.output), rows);
+            // SAFETY: `with_backend` refused this backend unless the processor has it; `rows` asserts the rest.
+            unsafe { dense.execute(backend, &rows) }
         }
         #[cfg(target_arch = "x86_64")]
-        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Dense(dense)) => {
-            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
-            unsafe { avx2::dense(dense, scratch, region(node.inputs[0]), region(node.output), rows) }
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Conv(layer)) => {
+            // SAFETY: `with_backend` refused this backend unless the processor has it.
+            unsafe { layer.execute(backend, scratch, region(node.inputs[0]), region(node.output), rows) }
+        }
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Move(elements)) => {
+            elements.execute(&model.plan, node, scratch, rows);
         }
         #[cfg(target_arch = "x86_64")]
         (Backend::Avx512Vnni, Packed::Recurrent(layer)) => {
@@ -110,6 +123,20 @@ pub(super) fn execute(
                 return;
             }
             forest.execute(trees, scratch, from, to, 0..rows);
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::None) => {
+            if let Operator::Pool(pool) = &node.operator {
+                let (from, to) = (region(node.inputs[0]), region(node.output));
+                let [input, output] =
+                    [node.inputs[0], node.output].map(|tensor| &model.graph.tensors[tensor]);
+                if pool::is_supported(pool, input, from, to) {
+                    // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+                    unsafe { pool::execute(pool, output, scratch, from, to, rows) };
+                    return;
+                }
+            }
+            scalar::execute(model, node, scratch, rows);
         }
         _ => scalar::execute(model, node, scratch, rows),
     }

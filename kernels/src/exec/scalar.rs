@@ -1,9 +1,11 @@
 //! The reference executor: `SPEC.md`, section by section, in plain loops. Speed is not its purpose.
 
+mod window;
+
 use super::recurrent;
 use super::scratch::Scratch;
 use crate::model::Model;
-use crate::model::graph::{Activation, Affine, Dense, Finish, Node, Operator, Tensor, Trees, Weights};
+use crate::model::graph::{Activation, Affine, Dense, Finish, Move, Node, Operator, Tensor, Trees, Weights};
 use crate::model::plan::Region;
 use crate::spec::activation::{WIDE_INPUT_EXPONENT, wide_sigmoid};
 use crate::spec::rounding::requantize;
@@ -17,9 +19,13 @@ pub(crate) fn execute(model: &Model, node: &Node, scratch: &mut Scratch, rows: u
         match &node.operator {
             Operator::Dense(layer) => dense(layer, input, output, scratch, from, to, row),
             Operator::Affine(constants) => affine(constants, output, scratch, from, to, row),
-            Operator::Add => {
+            &Operator::Add { subtract } => {
                 let (other, other_from) = (&tensors[node.inputs[1]], model.plan.regions[node.inputs[1]]);
-                add([input, other], output, scratch, [from, other_from], to, row);
+                add([input, other], subtract, output, scratch, [from, other_from], to, row);
+            }
+            Operator::Multiply => {
+                let (other, other_from) = (&tensors[node.inputs[1]], model.plan.regions[node.inputs[1]]);
+                multiply([input, other], output, scratch, [from, other_from], to, row);
             }
             Operator::Map(activation) => map(*activation, input, output, scratch, from, to, row),
             Operator::Recurrent(layer) => {
@@ -27,6 +33,12 @@ pub(crate) fn execute(model: &Model, node: &Node, scratch: &mut Scratch, rows: u
                 recurrent::execute(layer, walk, [input, output], scratch, [from, to], row);
             }
             Operator::Trees(ensemble) => trees(ensemble, scratch, from, to, row),
+            Operator::Move(elements) => moves(elements, model, node, scratch, row),
+            Operator::Conv(layer) => window::conv(layer, input, output, scratch, from, to, row),
+            Operator::Pool(pool) => window::pool(pool, output, scratch, from, to, row),
+            &Operator::ArgMax { length, inner } => {
+                arg_max([length, inner], output.len(), scratch, from, to, row);
+            }
         }
     }
 }
@@ -71,9 +83,10 @@ fn affine(constants: &Affine, output: &Tensor, scratch: &mut Scratch, from: Regi
     }
 }
 
-/// Section 7.3: both inputs are brought to the finer scale exactly, added, and rounded once.
+/// Section 7.3: both inputs are brought to the finer scale exactly, added or subtracted, and rounded once.
 fn add(
     inputs: [&Tensor; 2],
+    subtract: bool,
     output: &Tensor,
     scratch: &mut Scratch,
     from: [Region; 2],
@@ -84,7 +97,8 @@ fn add(
     for element in 0..output.len() {
         let [a, b] =
             [0, 1].map(|side| scratch.get(from[side], row, element) << (exponent - inputs[side].exponent));
-        let value = requantize(a + b, exponent - output.exponent, output.minimum, output.maximum);
+        let sum = if subtract { a - b } else { a + b };
+        let value = requantize(sum, exponent - output.exponent, output.minimum, output.maximum);
         scratch.set(to, row, element, value);
     }
 }
@@ -104,6 +118,59 @@ fn map(
         let value = scratch.get(from, row, element);
         let argument = requantize(value, input.exponent - exponent, minimum, maximum);
         scratch.set(to, row, element, activation.apply(argument, output.exponent));
+    }
+}
+
+/// Section 7.11.
+fn multiply(
+    inputs: [&Tensor; 2],
+    output: &Tensor,
+    scratch: &mut Scratch,
+    from: [Region; 2],
+    to: Region,
+    row: usize,
+) {
+    let shift = inputs[0].exponent + inputs[1].exponent - output.exponent;
+    for element in 0..output.len() {
+        let product = scratch.get(from[0], row, element) * scratch.get(from[1], row, element);
+        scratch.set(to, row, element, requantize(product, shift, output.minimum, output.maximum));
+    }
+}
+
+/// Section 7.8.
+fn moves(elements: &Move, model: &Model, node: &Node, scratch: &mut Scratch, row: usize) {
+    let to = model.plan.regions[node.output];
+    for (element, &index) in elements.indices.iter().enumerate() {
+        let mut value = elements.fill;
+        if let Ok(mut index) = usize::try_from(index) {
+            for &input in &node.inputs {
+                let len = model.graph.tensors[input].len();
+                if index < len {
+                    value = scratch.get(model.plan.regions[input], row, index);
+                    break;
+                }
+                index -= len;
+            }
+        }
+        scratch.set(to, row, element, value);
+    }
+}
+
+/// Section 7.12: the first of the largest.
+fn arg_max(
+    [length, inner]: [usize; 2],
+    outputs: usize,
+    scratch: &mut Scratch,
+    from: Region,
+    to: Region,
+    row: usize,
+) {
+    for element in 0..outputs {
+        let first = element / inner * length * inner + element % inner;
+        let value = |index: usize| scratch.get(from, row, first + index * inner);
+        let largest =
+            (1..length).fold(0, |best, index| if value(index) > value(best) { index } else { best });
+        scratch.set(to, row, element, largest as i64);
     }
 }
 

@@ -5,7 +5,7 @@ use super::Packed;
 use super::recurrent::{PackedRecurrent, UNITS, Walk, Words};
 use crate::model::Model;
 use crate::model::graph::{Cell, Operator};
-use crate::model::plan::{Arena, Region};
+use crate::model::plan::{ALIGNMENT, Arena, Region};
 
 /// Arenas for a fixed number of slots. Row `r` of a region starts at `offset * slots + r * stride`.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub(crate) struct Scratch {
     carried_stride: usize,
 }
 
-/// Working memory of the recurrent layers and of trees in vectors, which run one after the other: as much as the largest needs, whatever the
-/// number of slots.
+/// Working memory of recurrent layers, of padded images and of trees in vectors, which run one after the other: as much
+/// as the largest needs, whatever the number of slots.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) words: Vec<Words>,
@@ -42,6 +42,7 @@ impl Work {
                     words = words.max(layer.work_words());
                     halves = halves.max(layer.work_halves());
                 }
+                Packed::Conv(layer) => halves = halves.max(layer.work_halves()),
                 Packed::Forest(forest) => words = words.max(forest.work_words()),
                 _ => {}
             }
@@ -76,7 +77,8 @@ impl Scratch {
         let plan = &model.plan;
         Scratch {
             slots,
-            i16s: vec![0; plan.i16_elements * slots],
+            // A convolution may read the rest of a last pair.
+            i16s: vec![0; plan.i16_elements * slots + ALIGNMENT],
             i32s: vec![0; plan.i32_elements * slots],
             i64s: vec![0; plan.i64_elements * slots],
             work: Work::new(model),
@@ -127,11 +129,6 @@ impl Scratch {
         debug_assert_eq!(region.arena, Arena::I32);
         let start = self.start(region, row);
         &self.i32s[start..start + region.stride]
-    }
-
-    /// All `i16` values and all `i32` values, for kernels that read one region and write another.
-    pub(crate) fn arenas_mut(&mut self) -> (&mut [i16], &mut [i32]) {
-        (&mut self.i16s, &mut self.i32s)
     }
 
     /// The states that a slot carries.

@@ -2,16 +2,31 @@
 //!
 //! Calibration runs it to find ranges, and the report compares with it.
 
+mod window;
+
 use super::recurrent::{Extent, FloatRecurrent};
+pub(crate) use window::{FloatConv, FloatPool};
 
 /// Index of a value of the float graph.
 pub(crate) type Value = usize;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Function {
     Relu,
     Sigmoid,
     Tanh,
+    /// Negative values times a slope from 0 to below 1.
+    Leaky(f64),
+    /// Not below the first nor above the second; either may be infinite.
+    Clip(f64, f64),
+}
+
+/// Of two values of one length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pairwise {
+    Add,
+    Subtract,
+    Multiply,
 }
 
 /// A tree node: goes to `when_true` if `comparison(x, threshold)`.
@@ -96,13 +111,20 @@ pub(crate) enum Operation {
         offset: Vec<f64>,
     },
     Function(Function),
-    Add,
+    Pairwise(Pairwise),
     Ensemble(Ensemble),
     Recurrent(Box<FloatRecurrent>),
-    /// `len` elements of a row from `start` on.
-    Part {
-        start: usize,
-        len: usize,
+    /// Elements of the inputs, one after the other; the constant where the index is -1.
+    Move {
+        indices: Vec<i32>,
+        fill: f64,
+    },
+    Conv(Box<FloatConv>),
+    Pool(FloatPool),
+    /// Index of the first largest along the middle of `[outer, length, inner]`.
+    ArgMax {
+        length: usize,
+        inner: usize,
     },
 }
 
@@ -158,10 +180,19 @@ impl FloatGraph {
                     .map(|(x, (scale, offset))| x * scale + offset)
                     .collect(),
                 Operation::Function(function) => x.iter().map(|&x| function.apply(x)).collect(),
-                Operation::Add => x.iter().zip(&values[step.inputs[1]]).map(|(a, b)| a + b).collect(),
+                Operation::Pairwise(pairwise) => {
+                    x.iter().zip(&values[step.inputs[1]]).map(|(&a, &b)| pairwise.apply(a, b)).collect()
+                }
                 Operation::Ensemble(ensemble) => ensemble.run(x),
                 Operation::Recurrent(layer) => layer.run(x, &mut extents[step.output]),
-                &Operation::Part { start, len } => x[start..start + len].to_vec(),
+                Operation::Move { indices, fill } => {
+                    let all: Vec<&[f64]> = step.inputs.iter().map(|&input| &values[input][..]).collect();
+                    let all = all.concat();
+                    indices.iter().map(|&at| usize::try_from(at).map_or(*fill, |at| all[at])).collect()
+                }
+                Operation::Conv(conv) => conv.run(x),
+                Operation::Pool(pool) => pool.run(x),
+                &Operation::ArgMax { length, inner } => arg_max(x, length, inner),
             };
         }
         values
@@ -174,8 +205,35 @@ impl Function {
             Function::Relu => x.max(0.0),
             Function::Sigmoid => logistic(x),
             Function::Tanh => x.tanh(),
+            Function::Leaky(slope) => {
+                if x >= 0.0 {
+                    x
+                } else {
+                    x * slope
+                }
+            }
+            Function::Clip(low, high) => x.max(low).min(high),
         }
     }
+}
+
+impl Pairwise {
+    fn apply(self, a: f64, b: f64) -> f64 {
+        match self {
+            Pairwise::Add => a + b,
+            Pairwise::Subtract => a - b,
+            Pairwise::Multiply => a * b,
+        }
+    }
+}
+
+fn arg_max(x: &[f64], length: usize, inner: usize) -> Vec<f64> {
+    let largest = |element: usize| {
+        let first = element / inner * length * inner + element % inner;
+        let value = |index: usize| x[first + index * inner];
+        (1..length).fold(0, |best, index| if value(index) > value(best) { index } else { best }) as f64
+    };
+    (0..x.len() / length).map(largest).collect()
 }
 
 fn logistic(x: f64) -> f64 {

@@ -1,11 +1,14 @@
-//! Folding in the float graph: scaling by constants becomes part of the dense layer beside it.
+//! Folding in the float graph: scaling by constants becomes part of the product beside it, and moves of data become one.
 
-use super::float::{FloatGraph, Operation, Step, Value};
+mod moves;
+
+use super::float::{FloatConv, FloatGraph, Operation, Step, Value};
 
 /// Folds until nothing changes. An affine step that reads the model's input stays: it is what brings features of
 /// different sizes to one scale.
 pub(crate) fn fold(graph: &mut FloatGraph) {
     while fold_identity(graph)
+        || moves::fold(graph)
         || fold_last_step(graph)
         || fold_into_producer(graph)
         || fold_into_consumer(graph)
@@ -31,6 +34,11 @@ fn fold_identity(graph: &mut FloatGraph) -> bool {
     let is_identity = |step: &Step| match &step.operation {
         Operation::Affine { scale, offset } => {
             scale.iter().all(|&scale| scale == 1.0) && offset.iter().all(|&offset| offset == 0.0)
+        }
+        Operation::Move { indices, .. } => {
+            step.inputs.len() == 1
+                && moves::is_range(indices, 0)
+                && indices.len() == graph.len(step.inputs[0])
         }
         _ => false,
     };
@@ -66,12 +74,15 @@ fn replace(graph: &mut FloatGraph, old: Value, new: Value) {
 fn fold_last_step(graph: &mut FloatGraph) -> bool {
     let counts = use_counts(graph);
     for index in 0..graph.steps.len() {
-        let Operation::Part { start, len } = graph.steps[index].operation else { continue };
+        let Operation::Move { indices, .. } = &graph.steps[index].operation else { continue };
         let from = graph.steps[index].inputs[0];
-        let whole = graph.len(from);
+        let (whole, len) = (graph.len(from), indices.len());
+        if len > whole || !moves::is_range(indices, whole - len) {
+            continue;
+        }
         let Some(producer) = graph.steps.iter().position(|step| step.output == from) else { continue };
         let Operation::Recurrent(layer) = &mut graph.steps[producer].operation else { continue };
-        if counts[from] != 1 || layer.last_only || len != layer.hidden || start + len != whole {
+        if counts[from] != 1 || layer.last_only || len != layer.hidden {
             continue;
         }
         layer.last_only = true;
@@ -96,10 +107,13 @@ fn fold_into_producer(graph: &mut FloatGraph) -> bool {
             continue;
         }
         let Some(producer) = graph.steps.iter().position(|step| step.output == from) else { continue };
-        if !matches!(graph.steps[producer].operation, Operation::Dense { .. } | Operation::Affine { .. }) {
-            continue;
+        let Operation::Affine { scale, offset } = &graph.steps[index].operation else { continue };
+        match &graph.steps[producer].operation {
+            Operation::Dense { .. } | Operation::Affine { .. } => {}
+            Operation::Conv(conv) if by_channel(scale, offset, conv.bias.len()) => {}
+            _ => continue,
         }
-        let Operation::Affine { scale, offset } = graph.steps[index].operation.clone() else { continue };
+        let (scale, offset) = (scale.clone(), offset.clone());
         match &mut graph.steps[producer].operation {
             Operation::Dense { weights, bias } => {
                 let inputs = weights.len() / bias.len();
@@ -107,6 +121,13 @@ fn fold_into_producer(graph: &mut FloatGraph) -> bool {
                     row.iter_mut().for_each(|weight| *weight *= scale);
                 }
                 bias.iter_mut().zip(scale.iter().zip(&offset)).for_each(|(b, (s, o))| *b = *b * s + o);
+            }
+            Operation::Conv(conv) => {
+                let inputs = conv.inputs();
+                for (row, scale) in conv.weights.chunks_exact_mut(inputs).zip(&scale) {
+                    row.iter_mut().for_each(|weight| *weight *= scale);
+                }
+                conv.bias.iter_mut().zip(scale.iter().zip(&offset)).for_each(|(b, (s, o))| *b = *b * s + o);
             }
             Operation::Affine { scale: own_scale, offset: own_offset } => {
                 own_offset.iter_mut().zip(scale.iter().zip(&offset)).for_each(|(b, (s, o))| *b = *b * s + o);
@@ -124,31 +145,69 @@ fn fold_into_producer(graph: &mut FloatGraph) -> bool {
     false
 }
 
-/// Affine, then dense: the dense layer takes the scaling, unless the affine step reads the model's input.
+/// Whether a scale and an offset are the same at every place of an image with so many channels.
+fn by_channel(scale: &[f64], offset: &[f64], channels: usize) -> bool {
+    let repeats = |values: &[f64]| values.chunks_exact(channels).all(|chunk| chunk == &values[..channels]);
+    repeats(scale) && repeats(offset)
+}
+
+/// Affine, then products: they take the scaling, unless the affine step reads the model's input, or one of its readers
+/// cannot.
 fn fold_into_consumer(graph: &mut FloatGraph) -> bool {
     let counts = use_counts(graph);
     for index in 0..graph.steps.len() {
         let step = &graph.steps[index];
         let (from, to) = (step.inputs[0], step.output);
-        if !matches!(step.operation, Operation::Affine { .. }) || from == 0 || counts[to] != 1 {
+        let Operation::Affine { scale, offset } = &step.operation else { continue };
+        if from == 0 || graph.output == to || counts[to] == 0 {
             continue;
         }
-        let Some(consumer) = graph.steps.iter().position(|step| step.inputs.contains(&to)) else { continue };
-        if !matches!(graph.steps[consumer].operation, Operation::Dense { .. }) {
+        let takes = |step: &Step| match &step.operation {
+            Operation::Dense { .. } => true,
+            // Padding is zero, which an offset is not.
+            Operation::Conv(conv) => {
+                let unpadded = conv.window.before == [0; 2] && conv.window.after == [0; 2];
+                (unpadded || offset.iter().all(|&offset| offset == 0.0))
+                    && by_channel(scale, offset, conv.window.channels as usize)
+            }
+            _ => false,
+        };
+        let reads = |step: &&Step| step.inputs.contains(&to);
+        if !graph.steps.iter().filter(reads).all(takes) {
             continue;
         }
-        let Operation::Affine { scale, offset } = graph.steps[index].operation.clone() else { continue };
-        let source = format!("{}+{}", graph.steps[index].source, graph.steps[consumer].source);
-        let consumer = &mut graph.steps[consumer];
-        let Operation::Dense { weights, bias } = &mut consumer.operation else { continue };
-        for (row, bias) in weights.chunks_exact_mut(scale.len()).zip(bias) {
-            *bias += row.iter().zip(&offset).map(|(weight, offset)| weight * offset).sum::<f64>();
-            row.iter_mut().zip(&scale).for_each(|(weight, scale)| *weight *= scale);
+        let affine = graph.steps.remove(index);
+        let Operation::Affine { scale, offset } = affine.operation else { continue };
+        for consumer in graph.steps.iter_mut().filter(|step| step.inputs.contains(&to)) {
+            match &mut consumer.operation {
+                Operation::Dense { weights, bias } => {
+                    for (row, bias) in weights.chunks_exact_mut(scale.len()).zip(bias) {
+                        *bias += row.iter().zip(&offset).map(|(weight, offset)| weight * offset).sum::<f64>();
+                        row.iter_mut().zip(&scale).for_each(|(weight, scale)| *weight *= scale);
+                    }
+                }
+                Operation::Conv(conv) => scale_inputs(conv, &scale, &offset),
+                _ => continue,
+            }
+            consumer.inputs = vec![from];
+            consumer.source = format!("{}+{}", affine.source, consumer.source);
         }
-        consumer.inputs = vec![from];
-        consumer.source = source;
-        graph.steps.remove(index);
         return true;
     }
     false
+}
+
+/// Takes a scale and an offset of each channel of the input.
+fn scale_inputs(conv: &mut FloatConv, scale: &[f64], offset: &[f64]) {
+    let (inputs, outputs) = (conv.inputs(), conv.bias.len());
+    let group_channels = conv.window.channels as usize / conv.groups;
+    for (output, (row, bias)) in conv.weights.chunks_exact_mut(inputs).zip(&mut conv.bias).enumerate() {
+        let first = output / (outputs / conv.groups) * group_channels;
+        for taps in row.chunks_exact_mut(group_channels) {
+            for (channel, weight) in taps.iter_mut().enumerate() {
+                *bias += *weight * offset[first + channel];
+                *weight *= scale[first + channel];
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! From ONNX nodes to the float graph.
 //!
-//! Only what the served output needs is read. The batch dimension is the first of the input, and is removed; reshapes,
-//! casts between floats and identities move no data and disappear.
+//! Only what the served output needs is read. The batch dimension is the first of the input, and is removed; moves of
+//! data are folded into each other, and disappear where elements keep their order.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,28 +14,54 @@ use super::{ImportError, UnsupportedNode, fold};
 
 /// Operators that are imported, by name; those of other domains than ONNX's own carry it.
 pub const SUPPORTED: &[&str] = &[
+    "Abs",
     "Add",
+    "ArgMax",
+    "AveragePool",
+    "BatchNormalization",
     "Cast",
+    "Clip",
+    "Concat",
     "Constant",
+    "ConstantOfShape",
+    "Conv",
     "Div",
     "Dropout",
+    "Expand",
     "Flatten",
     "GRU",
     "Gather",
     "Gemm",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
     "Identity",
     "LSTM",
+    "LeakyRelu",
     "MatMul",
+    "Max",
+    "MaxPool",
+    "Min",
     "Mul",
+    "Neg",
+    "PRelu",
+    "Pad",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceSum",
     "Relu",
     "Reshape",
+    "Shape",
     "Sigmoid",
     "Slice",
+    "Split",
     "Squeeze",
     "Sub",
     "Tanh",
     "Transpose",
     "Unsqueeze",
+    "ai.onnx.ml.LinearClassifier",
+    "ai.onnx.ml.LinearRegressor",
+    "ai.onnx.ml.Normalizer",
     "ai.onnx.ml.Scaler",
     "ai.onnx.ml.TreeEnsembleClassifier",
     "ai.onnx.ml.TreeEnsembleRegressor",
@@ -118,16 +144,6 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
         return Err(ImportError::Graph(format!("output '{served}' is the input itself")));
     }
     fold::fold(&mut reader.graph);
-    if let Some(part) =
-        reader.graph.steps.iter().find(|step| matches!(step.operation, Operation::Part { .. }))
-    {
-        return Err(ImportError::Node {
-            node: part.name.clone(),
-            operator: part.source.clone(),
-            what: "only the last step of a recurrent layer can be taken out, and nothing else may read the others"
-                .into(),
-        });
-    }
     Ok(Imported { graph: reader.graph, served_output: served, dropped_outputs: dropped })
 }
 
@@ -147,13 +163,20 @@ fn choose_output(graph: &GraphProto, wanted: Option<&str>) -> Result<(String, Ve
         let makes = |node: &&NodeProto| node.output.first().is_some_and(|output| output == name);
         graph.node.iter().find(makes).is_some_and(|node| node.operator() == "ai.onnx.ml.ZipMap")
     };
-    let candidates: Vec<&str> = graph
-        .output
-        .iter()
-        .filter_map(|output| Some((output.name.as_deref()?, element_type(output.r#type.as_ref()))))
-        .filter(|(name, element)| element.is_some_and(is_float) || zipped(name))
-        .map(|(name, _)| name)
-        .collect();
+    let of = |accepted: &dyn Fn(&str, i32) -> bool| -> Vec<&str> {
+        let outputs = graph.output.iter();
+        let named = outputs
+            .filter_map(|output| Some((output.name.as_deref()?, element_type(output.r#type.as_ref()))));
+        named
+            .filter(|(name, element)| element.map_or(zipped(name), |element| accepted(name, element)))
+            .map(|(name, _)| name)
+            .collect()
+    };
+    let mut candidates = of(&|name, element| is_float(element) || zipped(name));
+    if candidates.is_empty() {
+        // An index, if there is nothing else.
+        candidates = of(&|_, element| element == data_type::INT64);
+    }
     let served = match (wanted, &candidates[..]) {
         (Some(wanted), _) if names.contains(&wanted) => wanted,
         (Some(wanted), _) => {

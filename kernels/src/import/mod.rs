@@ -4,6 +4,7 @@
 //! in double precision on sample rows, `quantize` chooses scales and writes the fixed-point graph. Floats end here:
 //! what the compiler chose is in the file, and the file alone decides what is computed.
 
+mod array;
 mod calibrate;
 mod constant;
 mod float;
@@ -18,6 +19,7 @@ mod recurrent;
 #[cfg(test)]
 mod tests;
 mod trees;
+mod windows;
 
 use std::sync::Arc;
 
@@ -336,9 +338,10 @@ fn compare(
             let scale = crate::spec::rounding::power_of_two(-tensor.exponent);
             for (&integer, &exact) in produced.iter().zip(exact) {
                 report.max_error = report.max_error.max((integer as f64 * scale - exact).abs());
-                // A lower bound of 0 is a fused Relu, not saturation.
-                let low = integer == tensor.minimum && tensor.minimum != 0;
-                report.saturations += u64::from(low || integer == tensor.maximum);
+                // A value that a fused Relu or Clip bounds lies on its bound in floats too.
+                let beyond =
+                    |bound: i64, sign: f64| integer == bound && sign * (exact / scale - bound as f64) > 0.5;
+                report.saturations += u64::from(beyond(tensor.minimum, -1.0) || beyond(tensor.maximum, 1.0));
             }
         });
         let scale = model.output_scale();

@@ -5,14 +5,18 @@
 
 mod affine;
 mod dense;
+mod scales;
+mod window;
 
 use super::calibrate::Ranges;
-use super::float::{Finish, FloatGraph, Function, Operation, Step, Value};
+use super::float::{Finish, FloatGraph, Function, Operation, Pairwise, Step, Value};
 use super::fold::uses;
 use super::{CompileOptions, ImportError, forest, recurrent};
-use crate::model::graph::{Activation, Element, Graph, Node, Operator, Tensor};
+use crate::model::graph::Reduction;
+use crate::model::graph::{Activation, Element, Graph, Move, Node, Operator, Tensor};
 use crate::spec::activation::{self, OUTPUT_EXPONENTS};
 use crate::spec::rounding::{EXPONENTS, power_of_two};
+use scales::Scales;
 
 /// Width of the exact sums of dense layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,33 +52,48 @@ pub(crate) fn quantize(
         ranges,
         options,
         width,
+        scales: Scales::choose(float, ranges, options, width),
         graph: Graph { tensors: Vec::new(), nodes: Vec::new(), input: 0, output: 0 },
         tensors: vec![usize::MAX; float.shapes.len()],
         values: Vec::new(),
     };
     let input = builder.input_tensor();
     builder.tensors[0] = builder.add_tensor(input);
-    let mut steps = float.steps.iter().peekable();
-    while let Some(step) = steps.next() {
-        // An activation that alone reads a layer becomes part of it.
-        let fused = steps.next_if(|next| {
-            let Operation::Function(function) = &next.operation else { return false };
-            let alone = next.inputs == [step.output] && uses(float, step.output) == 1;
-            let takes = match &step.operation {
-                Operation::Dense { .. } => true,
-                // Relu is a bound of the output, which every requantisation has.
-                Operation::Affine { .. } | Operation::Add => *function == Function::Relu,
-                Operation::Function(_)
-                | Operation::Ensemble(_)
-                | Operation::Recurrent(_)
-                | Operation::Part { .. } => false,
-            };
-            alone && takes
-        });
-        builder.step(step, fused)?;
+    for step in &float.steps {
+        if fused_into(float, step).is_none() {
+            // An activation that alone reads a layer becomes part of it.
+            let fused = float.steps.iter().find(|next| {
+                next.inputs.first() == Some(&step.output)
+                    && fused_into(float, next).is_some_and(|layer| layer.output == step.output)
+            });
+            builder.step(step, fused)?;
+        }
     }
     builder.graph.output = builder.tensors[float.output];
     Ok(Quantized { graph: builder.graph, values: builder.values })
+}
+
+/// The layer that an activation becomes part of: the one that makes its input, if nothing else reads that.
+fn fused_into<'a>(float: &'a FloatGraph, step: &Step) -> Option<&'a Step> {
+    let Operation::Function(function) = &step.operation else { return None };
+    let value = step.inputs[0];
+    let layer = float.steps.iter().find(|layer| layer.output == value)?;
+    let takes = match &layer.operation {
+        Operation::Dense { .. } | Operation::Conv(_) => true,
+        // Bounds of the output, which every requantisation has.
+        Operation::Affine { .. } | Operation::Pairwise(_) => {
+            matches!(function, Function::Relu | Function::Clip(..))
+        }
+        Operation::Pool(pool) => {
+            pool.reduction == Reduction::Sum && matches!(function, Function::Relu | Function::Clip(..))
+        }
+        Operation::Function(_)
+        | Operation::Ensemble(_)
+        | Operation::Recurrent(_)
+        | Operation::Move { .. }
+        | Operation::ArgMax { .. } => false,
+    };
+    (takes && uses(float, value) == 1).then_some(layer)
 }
 
 struct Builder<'a> {
@@ -82,6 +101,7 @@ struct Builder<'a> {
     ranges: &'a Ranges,
     options: &'a CompileOptions,
     width: Width,
+    scales: Scales,
     graph: Graph,
     /// The tensor of each value of the float graph.
     tensors: Vec<usize>,
@@ -101,30 +121,9 @@ pub(super) fn exponent_for(bound: f64, bits: u32) -> i32 {
     exponent.clamp(*EXPONENTS.start(), *EXPONENTS.end())
 }
 
-/// Bits of magnitude of activations that go into sums of `inputs` products in 32 bits.
-///
-/// With `b` bits of activations, weights get about `31 - b - log2(inputs)` on average. The relative errors of the two
-/// roundings are then equal where `2^(2b)` is about `2^33 / inputs`, if activations use their whole range; headroom costs
-/// them one bit more, which the 35 gives back (measured on the shipped perceptron: 33 has 1.6 times the error).
-fn activation_bits(inputs: usize) -> u32 {
-    let log = inputs.next_power_of_two().trailing_zeros();
-    (35u32.saturating_sub(log) / 2).clamp(8, 15)
-}
-
 impl Builder<'_> {
     fn consumers(&self, value: Value) -> impl Iterator<Item = &Step> {
         self.float.steps.iter().filter(move |step| step.inputs.contains(&value))
-    }
-
-    fn bits(&self, value: Value) -> u32 {
-        let of = |step: &Step| match &step.operation {
-            Operation::Dense { bias, weights } if self.width == Width::Narrow => {
-                activation_bits(weights.len() / bias.len())
-            }
-            Operation::Recurrent(layer) if self.width == Width::Narrow => activation_bits(layer.features),
-            _ => 15,
-        };
-        self.consumers(value).map(of).min().unwrap_or(15)
     }
 
     fn add_tensor(&mut self, tensor: Tensor) -> usize {
@@ -174,9 +173,9 @@ impl Builder<'_> {
             tensor.exponents = exponents;
             return tensor;
         }
-        let bits = self.bits(0);
+        let bits = self.scales.bits[0];
         let limit = (1 << bits) - 1;
-        let exponent = exponent_for(largest, bits);
+        let exponent = self.scales.shared[0].unwrap_or(exponent_for(largest, bits));
         let mut tensor = self.tensor(0, "input", Element::I16, exponent, (-limit, limit));
         let exponents = own(bits);
         let uneven = exponents.iter().any(|&own| own != exponent);
@@ -186,26 +185,73 @@ impl Builder<'_> {
         tensor
     }
 
-    /// The format of what a step, with its activation, computes.
-    fn output_tensor(&self, value: Value, name: &str, function: Option<Function>) -> Tensor {
-        let bound = self.ranges.bound(value) * self.options.headroom;
-        let exponent = (self.bits(value) as i32).clamp(*OUTPUT_EXPONENTS.start(), *OUTPUT_EXPONENTS.end());
-        let one = activation::one(exponent);
+    /// The format of what a step, with its activation, computes. `before` is the value that the activation takes.
+    fn output_tensor(&self, value: Value, before: Value, name: &str, function: Option<Function>) -> Tensor {
+        let (bits, shared) = (self.scales.bits[value], self.scales.shared[value]);
+        let leaky = matches!(function, Some(Function::Leaky(_)));
+        // The slope is applied after rounding, so the argument must fit too.
+        let bound = if leaky { self.ranges.bound(before) } else { 0.0 }.max(self.ranges.bound(value));
+        let bound = bound * self.options.headroom;
+        let i16_bounds = || {
+            let exponent = shared.unwrap_or(bits as i32).min(bits as i32);
+            exponent.clamp(*OUTPUT_EXPONENTS.start(), *OUTPUT_EXPONENTS.end())
+        };
         match function {
-            Some(Function::Sigmoid) => self.tensor(value, name, Element::I16, exponent, (0, one)),
-            Some(Function::Tanh) => self.tensor(value, name, Element::I16, exponent, (-one, one)),
-            relu => {
-                let served = value == self.float.output && !self.options.i16_boundary;
-                let (element, bits, limit) = if served && self.consumers(value).next().is_none() {
-                    (Element::I32, WIDE_OUTPUT_BITS, i64::from(i32::MAX))
-                } else {
-                    let bits = self.bits(value);
-                    (Element::I16, bits, (1 << bits) - 1)
+            Some(Function::Sigmoid) => {
+                let exponent = i16_bounds();
+                self.tensor(value, name, Element::I16, exponent, (0, activation::one(exponent)))
+            }
+            Some(Function::Tanh) => {
+                let exponent = i16_bounds();
+                let one = activation::one(exponent);
+                self.tensor(value, name, Element::I16, exponent, (-one, one))
+            }
+            function => {
+                let wide = self.scales.served[value] && !leaky;
+                let (element, bits) =
+                    if wide { (Element::I32, WIDE_OUTPUT_BITS) } else { (Element::I16, bits) };
+                let limit = if wide { i64::from(i32::MAX) } else { (1 << bits) - 1 };
+                let own = exponent_for(bound, bits);
+                let exponent = shared.map_or(own, |shared| shared.min(own));
+                let at = |bound: f64| ((bound * power_of_two(exponent)).round() as i64).clamp(-limit, limit);
+                let bounds = match function {
+                    Some(Function::Relu) => (0, limit),
+                    Some(Function::Clip(low, high)) => (at(low), at(high)),
+                    _ => (-limit, limit),
                 };
-                let minimum = if relu.is_some() { 0 } else { -limit };
-                self.tensor(value, name, element, exponent_for(bound, bits), (minimum, limit))
+                self.tensor(value, name, element, exponent, bounds)
             }
         }
+    }
+
+    /// The tensors of a move's inputs, all at one scale and of one element type: the coarsest scale there is.
+    fn aligned(&mut self, step: &Step) -> Vec<usize> {
+        let tensors: Vec<usize> = step.inputs.iter().map(|&input| self.tensors[input]).collect();
+        let of =
+            |graph: &Graph, tensor: usize| (graph.tensors[tensor].element, graph.tensors[tensor].exponent);
+        let exponent = tensors.iter().map(|&tensor| of(&self.graph, tensor).1).min().unwrap_or(0);
+        let wide = tensors.iter().any(|&tensor| of(&self.graph, tensor).0 == Element::I32);
+        let element = if wide { Element::I32 } else { Element::I16 };
+        let mut aligned = Vec::with_capacity(tensors.len());
+        for (&value, tensor) in step.inputs.iter().zip(tensors) {
+            if of(&self.graph, tensor) == (element, exponent) {
+                aligned.push(tensor);
+                continue;
+            }
+            let limit = i64::from(if wide { i32::MAX } else { i16::MAX.into() });
+            let output = self.tensor(value, &step.name, element, exponent, (-limit, limit));
+            let output = self.add_tensor(output);
+            self.values.push(value);
+            self.graph.nodes.push(Node {
+                name: step.name.clone(),
+                source: step.source.clone(),
+                inputs: vec![tensor],
+                output,
+                operator: Operator::Map(Activation::None),
+            });
+            aligned.push(output);
+        }
+        aligned
     }
 
     fn step(&mut self, step: &Step, fused: Option<&Step>) -> Result<(), ImportError> {
@@ -214,8 +260,11 @@ impl Builder<'_> {
             _ => None,
         };
         let value = fused.map_or(step.output, |fused| fused.output);
-        let inputs: Vec<usize> = step.inputs.iter().map(|&input| self.tensors[input]).collect();
-        let mut output = self.output_tensor(value, &step.name, function);
+        let inputs: Vec<usize> = match &step.operation {
+            Operation::Move { .. } => self.aligned(step),
+            _ => step.inputs.iter().map(|&input| self.tensors[input]).collect(),
+        };
+        let mut output = self.output_tensor(value, step.output, &step.name, function);
         let operator = match &step.operation {
             Operation::Dense { weights, bias } => {
                 let input = &self.graph.tensors[inputs[0]];
@@ -233,12 +282,42 @@ impl Builder<'_> {
                 let input = &self.graph.tensors[inputs[0]];
                 Operator::Affine(affine::quantize(step, scale, offset, input, &output)?)
             }
-            Operation::Add => Operator::Add,
-            Operation::Part { .. } => unreachable!("the importer refuses what it could not fold"),
+            Operation::Pairwise(Pairwise::Add) => Operator::Add { subtract: false },
+            Operation::Pairwise(Pairwise::Subtract) => Operator::Add { subtract: true },
+            Operation::Pairwise(Pairwise::Multiply) => Operator::Multiply,
+            Operation::Move { indices, fill } => {
+                let parts: Vec<&Tensor> = inputs.iter().map(|&input| &self.graph.tensors[input]).collect();
+                let (element, exponent) = (parts[0].element, parts[0].exponent);
+                let limit = i64::from(if element == Element::I32 { i32::MAX } else { i16::MAX.into() });
+                let fill = ((fill * power_of_two(exponent)).round() as i64).clamp(-limit, limit);
+                let fills = indices.contains(&-1).then_some(fill);
+                let minimum = parts.iter().map(|part| part.minimum).chain(fills).min().unwrap_or(-limit);
+                let maximum = parts.iter().map(|part| part.maximum).chain(fills).max().unwrap_or(limit);
+                output = self.tensor(value, &step.name, element, exponent, (minimum, maximum));
+                Operator::Move(Move { indices: indices.clone(), fill })
+            }
+            Operation::Conv(conv) => {
+                let input = &self.graph.tensors[inputs[0]];
+                Operator::Conv(window::conv(self.width, step, conv, input, &mut output, function)?)
+            }
+            Operation::Pool(pool) => {
+                let input = &self.graph.tensors[inputs[0]];
+                if pool.reduction == Reduction::Max {
+                    let bounds = (input.minimum, input.maximum);
+                    output = self.tensor(value, &step.name, input.element, input.exponent, bounds);
+                }
+                Operator::Pool(window::pool(step, pool, input, &output)?)
+            }
+            &Operation::ArgMax { length, inner } => {
+                let element = if length <= 1 << 15 { Element::I16 } else { Element::I32 };
+                output = self.tensor(value, &step.name, element, 0, (0, length as i64 - 1));
+                Operator::ArgMax { length, inner }
+            }
             Operation::Recurrent(layer) => {
-                let own = if self.width == Width::Narrow { activation_bits(layer.hidden) } else { 15 };
-                let exponent = (self.bits(value).min(own) as i32)
-                    .clamp(*OUTPUT_EXPONENTS.start(), *OUTPUT_EXPONENTS.end());
+                let own = scales::recurrent_bits(layer, self.width);
+                let exponent = self.scales.bits[value].min(own) as i32;
+                let exponent = self.scales.shared[value].map_or(exponent, |shared| shared.min(exponent));
+                let exponent = exponent.clamp(*OUTPUT_EXPONENTS.start(), *OUTPUT_EXPONENTS.end());
                 let one = activation::one(exponent);
                 output = self.tensor(value, &step.name, Element::I16, exponent, (-one, one));
                 let input = &self.graph.tensors[inputs[0]];
@@ -250,7 +329,7 @@ impl Builder<'_> {
                 )?)
             }
             Operation::Function(own) => {
-                output = self.output_tensor(value, &step.name, Some(*own));
+                output = self.output_tensor(value, step.inputs[0], &step.name, Some(*own));
                 Operator::Map(activation_of(Some(*own)))
             }
             Operation::Ensemble(ensemble) => {
@@ -281,7 +360,11 @@ fn activation_of(function: Option<Function>) -> Activation {
     match function {
         Some(Function::Sigmoid) => Activation::Sigmoid,
         Some(Function::Tanh) => Activation::Tanh,
-        // Relu is the lower bound of the output.
-        Some(Function::Relu) | None => Activation::None,
+        Some(Function::Leaky(slope)) => {
+            let slope = (slope * power_of_two(activation::SLOPE_EXPONENT)).round();
+            Activation::Leaky(slope.min(i16::MAX.into()) as i16)
+        }
+        // These are bounds of the output.
+        Some(Function::Relu | Function::Clip(..)) | None => Activation::None,
     }
 }

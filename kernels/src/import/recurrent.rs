@@ -162,7 +162,9 @@ impl Reader {
         self.set_batch_axis(2);
         if node.output.get(1).is_some_and(|name| !name.is_empty()) {
             let all = self.graph.steps.last().expect("a step was just added").output;
-            let last = Operation::Part { start: (steps as usize - 1) * hidden, len: hidden };
+            let first = (steps as usize - 1) * hidden;
+            let indices = (first..first + hidden).map(|index| index as i32).collect();
+            let last = Operation::Move { indices, fill: 0.0 };
             self.step(node, 1, last, vec![all], vec![1, hidden as u32])?;
             self.set_batch_axis(1);
         }

@@ -5,6 +5,7 @@
 mod dense;
 mod recurrent;
 mod trees;
+mod window;
 
 use flatbuffers::{FlatBufferBuilder, Vector, VerifierOptions, WIPOffset};
 
@@ -82,11 +83,13 @@ fn narrow(exponents: &[i32]) -> Vec<i16> {
     exponents.iter().map(|&exponent| exponent as i16).collect()
 }
 
-fn encode_activation(activation: Activation) -> schema::Activation {
+/// The activation and its slope.
+fn encode_activation(activation: Activation) -> (schema::Activation, i16) {
     match activation {
-        Activation::None => schema::Activation::None,
-        Activation::Sigmoid => schema::Activation::Sigmoid,
-        Activation::Tanh => schema::Activation::Tanh,
+        Activation::None => (schema::Activation::None, 0),
+        Activation::Sigmoid => (schema::Activation::Sigmoid, 0),
+        Activation::Tanh => (schema::Activation::Tanh, 0),
+        Activation::Leaky(slope) => (schema::Activation::Leaky, slope),
     }
 }
 
@@ -101,16 +104,32 @@ fn encode_node<'a>(b: &mut FlatBufferBuilder<'a>, node: &Node) -> WIPOffset<sche
             };
             (schema::Operator::Affine, schema::Affine::create(b, &arguments).as_union_value())
         }
-        Operator::Add => {
-            (schema::Operator::Add, schema::Add::create(b, &schema::AddArgs {}).as_union_value())
+        &Operator::Add { subtract } => {
+            (schema::Operator::Add, schema::Add::create(b, &schema::AddArgs { subtract }).as_union_value())
         }
         Operator::Map(activation) => {
-            let arguments = schema::MapArgs { activation: encode_activation(*activation) };
+            let (activation, slope) = encode_activation(*activation);
+            let arguments = schema::MapArgs { activation, slope };
             (schema::Operator::Map, schema::Map::create(b, &arguments).as_union_value())
         }
         Operator::Trees(trees) => (schema::Operator::Trees, trees::encode(b, trees).as_union_value()),
         Operator::Recurrent(layer) => {
             (schema::Operator::Recurrent, recurrent::encode(b, layer).as_union_value())
+        }
+        Operator::Move(elements) => {
+            let indices = Some(b.create_vector(&elements.indices));
+            let moved = schema::Move::create(b, &schema::MoveArgs { indices, fill: elements.fill });
+            (schema::Operator::Move, moved.as_union_value())
+        }
+        Operator::Conv(conv) => (schema::Operator::Conv, window::encode_conv(b, conv).as_union_value()),
+        Operator::Pool(pool) => (schema::Operator::Pool, window::encode_pool(b, pool).as_union_value()),
+        Operator::Multiply => {
+            let product = schema::Multiply::create(b, &schema::MultiplyArgs {});
+            (schema::Operator::Multiply, product.as_union_value())
+        }
+        &Operator::ArgMax { length, inner } => {
+            let arguments = schema::ArgMaxArgs { length: length as u32, inner: inner as u32 };
+            (schema::Operator::ArgMax, schema::ArgMax::create(b, &arguments).as_union_value())
         }
     };
     let inputs: Vec<u32> = node.inputs.iter().map(|&input| input as u32).collect();
@@ -132,7 +151,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(Graph, Metadata), LoadError> {
     if bytes.len() < 8 || !schema::model_buffer_has_identifier(bytes) {
         return Err(LoadError::NotAModel);
     }
-    // Tensors and nodes are limited by `validate`; each takes at most three tables. The apparent size counts what is
+    // Tensors and nodes are limited by `validate`; each takes at most five tables. The apparent size counts what is
     // pointed at twice twice: it keeps a small file from decoding to a large graph.
     let options = VerifierOptions {
         max_tables: 1 << 17,
@@ -192,11 +211,12 @@ fn decode_tensor(tensor: schema::Tensor<'_>) -> Result<Tensor, LoadError> {
     })
 }
 
-fn decode_activation(activation: schema::Activation) -> Result<Activation, LoadError> {
+fn decode_activation(activation: schema::Activation, slope: i16) -> Result<Activation, LoadError> {
     match activation {
         schema::Activation::None => Ok(Activation::None),
         schema::Activation::Sigmoid => Ok(Activation::Sigmoid),
         schema::Activation::Tanh => Ok(Activation::Tanh),
+        schema::Activation::Leaky => Ok(Activation::Leaky(slope)),
         other => Err(LoadError::Malformed(format!("unknown activation {}", other.0))),
     }
 }
@@ -210,14 +230,24 @@ fn decode_node(node: schema::Node<'_>) -> Result<Node, LoadError> {
             offsets: list(affine.offsets()),
             shifts: list(affine.shifts()),
         })
-    } else if node.operator_as_add().is_some() {
-        Operator::Add
+    } else if let Some(add) = node.operator_as_add() {
+        Operator::Add { subtract: add.subtract() }
     } else if let Some(map) = node.operator_as_map() {
-        Operator::Map(decode_activation(map.activation())?)
+        Operator::Map(decode_activation(map.activation(), map.slope())?)
     } else if let Some(trees) = node.operator_as_trees() {
         Operator::Trees(trees::decode(trees)?)
     } else if let Some(layer) = node.operator_as_recurrent() {
         Operator::Recurrent(recurrent::decode(layer)?)
+    } else if let Some(elements) = node.operator_as_move() {
+        Operator::Move(graph::Move { indices: list(elements.indices()), fill: elements.fill() })
+    } else if let Some(conv) = node.operator_as_conv() {
+        Operator::Conv(window::decode_conv(conv)?)
+    } else if let Some(pool) = node.operator_as_pool() {
+        Operator::Pool(window::decode_pool(pool)?)
+    } else if node.operator_as_multiply().is_some() {
+        Operator::Multiply
+    } else if let Some(largest) = node.operator_as_arg_max() {
+        Operator::ArgMax { length: largest.length() as usize, inner: largest.inner() as usize }
     } else {
         return Err(LoadError::Malformed(format!("unknown operator {}", node.operator_type().0)));
     };

@@ -50,6 +50,8 @@ pub(crate) enum Activation {
     None,
     Sigmoid,
     Tanh,
+    /// Negative values times a slope at exponent 15.
+    Leaky(i16),
 }
 
 impl Activation {
@@ -57,7 +59,7 @@ impl Activation {
     pub(crate) fn argument(self, output: &Tensor) -> (i32, i64, i64) {
         let i16_range = (i64::from(i16::MIN), i64::from(i16::MAX));
         match self {
-            Activation::None => (output.exponent, output.minimum, output.maximum),
+            Activation::None | Activation::Leaky(_) => (output.exponent, output.minimum, output.maximum),
             Activation::Sigmoid => (activation::SIGMOID_INPUT_EXPONENT, i16_range.0, i16_range.1),
             Activation::Tanh => (activation::TANH_INPUT_EXPONENT, i16_range.0, i16_range.1),
         }
@@ -69,6 +71,7 @@ impl Activation {
             Activation::None => value,
             Activation::Sigmoid => activation::sigmoid(value as i16, exponent).into(),
             Activation::Tanh => activation::tanh(value as i16, exponent).into(),
+            Activation::Leaky(slope) => activation::leaky(value as i16, slope).into(),
         }
     }
 }
@@ -244,14 +247,112 @@ impl Recurrent {
     }
 }
 
+/// Places at which a kernel lies on an image `[height, width, channels]`; pairs are height and width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) image: [u32; 2],
+    pub(crate) channels: u32,
+    pub(crate) kernel: [u32; 2],
+    pub(crate) strides: [u32; 2],
+    pub(crate) dilations: [u32; 2],
+    /// Before the first row and column.
+    pub(crate) before: [u32; 2],
+    /// After the last.
+    pub(crate) after: [u32; 2],
+}
+
+impl Window {
+    /// Rows and columns of places. [`super::validate`] has checked that the kernel fits the padded image.
+    pub(crate) fn places(&self) -> [usize; 2] {
+        [0, 1].map(|axis| {
+            let padded = self.before[axis] + self.image[axis] + self.after[axis];
+            let reach = (self.kernel[axis] - 1) * self.dilations[axis] + 1;
+            ((padded - reach) / self.strides[axis]) as usize + 1
+        })
+    }
+
+    /// Elements of the kernel, for one channel.
+    pub(crate) fn taps(&self) -> usize {
+        self.kernel[0] as usize * self.kernel[1] as usize
+    }
+
+    /// The row or column of the image that a tap of the kernel meets at a place, if it is not padding.
+    pub(crate) fn tap(&self, axis: usize, place: usize, tap: usize) -> Option<usize> {
+        let at = place * self.strides[axis] as usize + tap * self.dilations[axis] as usize;
+        at.checked_sub(self.before[axis] as usize).filter(|&at| at < self.image[axis] as usize)
+    }
+
+    /// The taps along an axis that meet the image at a place: the first, and one after the last.
+    pub(crate) fn taps_within(&self, axis: usize, place: usize) -> (usize, usize) {
+        let [stride, dilation, before, length] =
+            [self.strides, self.dilations, self.before, self.image].map(|pair| pair[axis] as usize);
+        let start = place * stride;
+        let first = before.saturating_sub(start).div_ceil(dilation);
+        let end = (length + before).saturating_sub(start).div_ceil(dilation);
+        (first, end.min(self.kernel[axis] as usize))
+    }
+}
+
+/// A dense layer at each place of a window.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Conv {
+    pub(crate) window: Window,
+    pub(crate) groups: usize,
+    /// Its inputs are the kernel's `[height, width, channels of the group]`.
+    pub(crate) product: Dense,
+}
+
+impl Conv {
+    /// Inputs of each output: what one row of weights has.
+    pub(crate) fn inputs(&self) -> usize {
+        self.window.taps() * (self.window.channels as usize / self.groups)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reduction {
+    Max,
+    Sum,
+}
+
+/// One number for each channel and place of a window.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Pool {
+    pub(crate) window: Window,
+    pub(crate) reduction: Reduction,
+    /// Of sums, as is the rounding shift to the right after it.
+    pub(crate) multiplier: i32,
+    pub(crate) shift: u8,
+}
+
+/// Elements of the inputs, one after the other, in another order.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Move {
+    /// -1 is the constant.
+    pub(crate) indices: Vec<i32>,
+    pub(crate) fill: i64,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Operator {
     Dense(Dense),
     Affine(Affine),
-    Add,
+    /// Of two tensors: their sum, or difference.
+    Add {
+        subtract: bool,
+    },
     Map(Activation),
     Trees(Trees),
     Recurrent(Recurrent),
+    Move(Move),
+    Conv(Conv),
+    Pool(Pool),
+    Multiply,
+    /// Along the middle of `[outer, length, inner]`.
+    ArgMax {
+        length: usize,
+        inner: usize,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,7 @@
 //! What a model's layers are, for people.
 
 use super::Model;
-use super::graph::{Cell, Element, Node, Operator};
+use super::graph::{Cell, Conv, Element, Node, Operator, Reduction};
 use super::validate::Proof;
 use crate::spec::rounding::power_of_two;
 
@@ -10,7 +10,8 @@ use crate::spec::rounding::power_of_two;
 pub struct LayerInfo {
     /// Name from the source graph.
     pub name: String,
-    /// Fixed-point operator: `dense`, `affine`, `add`, `map`, `trees`, `lstm` or `gru`.
+    /// Fixed-point operator: `dense`, `affine`, `add`, `subtract`, `multiply`, `map`, `trees`, `lstm`, `gru`, `move`, `conv`,
+    /// `max_pool`, `sum_pool` or `arg_max`.
     pub operator: &'static str,
     /// Operators of the source graph that became this layer.
     pub source: String,
@@ -46,9 +47,20 @@ impl Model {
         let (operator, weight_bits, parameters) = match &node.operator {
             Operator::Dense(dense) => ("dense", dense.weights.bits(), dense.weights.len() + dense.bias.len()),
             Operator::Affine(affine) => ("affine", 32, affine.multipliers.len() + affine.offsets.len()),
-            Operator::Add => ("add", 0, 0),
+            Operator::Add { subtract: false } => ("add", 0, 0),
+            Operator::Add { subtract: true } => ("subtract", 0, 0),
+            Operator::Multiply => ("multiply", 0, 0),
             Operator::Map(_) => ("map", 0, 0),
             Operator::Trees(trees) => ("trees", 32, trees.features.len() + trees.entry_values.len()),
+            Operator::Move(_) => ("move", 0, 0),
+            Operator::Conv(Conv { product, .. }) => {
+                ("conv", product.weights.bits(), product.weights.len() + product.bias.len())
+            }
+            Operator::Pool(pool) => match pool.reduction {
+                Reduction::Max => ("max_pool", 0, 0),
+                Reduction::Sum => ("sum_pool", 32, 1),
+            },
+            Operator::ArgMax { .. } => ("arg_max", 0, 0),
             Operator::Recurrent(layer) => {
                 let weights = layer.input_weights.len() + layer.recurrent_weights.len();
                 let name = if layer.cell == Cell::Lstm { "lstm" } else { "gru" };
@@ -56,7 +68,7 @@ impl Model {
             }
         };
         let weight_exponents = match &node.operator {
-            Operator::Dense(dense) => {
+            Operator::Dense(dense) | Operator::Conv(Conv { product: dense, .. }) => {
                 dense.weight_exponents.iter().copied().min().zip(dense.weight_exponents.iter().copied().max())
             }
             Operator::Trees(trees) => Some((trees.sum_exponent, trees.sum_exponent)),

@@ -122,13 +122,14 @@ impl flatbuffers::SimpleToVerifyInSlice for Element {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ACTIVATION: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ACTIVATION: u8 = 2;
+pub const ENUM_MAX_ACTIVATION: u8 = 3;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ACTIVATION: [Activation; 3] = [
+pub const ENUM_VALUES_ACTIVATION: [Activation; 4] = [
   Activation::None,
   Activation::Sigmoid,
   Activation::Tanh,
+  Activation::Leaky,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -139,13 +140,15 @@ impl Activation {
   pub const None: Self = Self(0);
   pub const Sigmoid: Self = Self(1);
   pub const Tanh: Self = Self(2);
+  pub const Leaky: Self = Self(3);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_MAX: u8 = 3;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::None,
     Self::Sigmoid,
     Self::Tanh,
+    Self::Leaky,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -153,6 +156,7 @@ impl Activation {
       Self::None => Some("None"),
       Self::Sigmoid => Some("Sigmoid"),
       Self::Tanh => Some("Tanh"),
+      Self::Leaky => Some("Leaky"),
       _ => None,
     }
   }
@@ -391,12 +395,97 @@ impl<'a> flatbuffers::Verifiable for Cell {
 
 impl flatbuffers::SimpleToVerifyInSlice for Cell {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_OPERATOR: u8 = 0;
+pub const ENUM_MIN_REDUCTION: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_OPERATOR: u8 = 6;
+pub const ENUM_MAX_REDUCTION: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_OPERATOR: [Operator; 7] = [
+pub const ENUM_VALUES_REDUCTION: [Reduction; 2] = [
+  Reduction::Max,
+  Reduction::Sum,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Reduction(pub u8);
+#[allow(non_upper_case_globals)]
+impl Reduction {
+  pub const Max: Self = Self(0);
+  pub const Sum: Self = Self(1);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Max,
+    Self::Sum,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Max => Some("Max"),
+      Self::Sum => Some("Sum"),
+      _ => None,
+    }
+  }
+}
+impl core::fmt::Debug for Reduction {
+  fn fmt(&self, f: &mut core::fmt::Formatter) -> core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> flatbuffers::Follow<'a> for Reduction {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = flatbuffers::read_scalar_at::<u8>(buf, loc);
+    Self(b)
+  }
+}
+
+impl flatbuffers::Push for Reduction {
+    type Output = Reduction;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        flatbuffers::emplace_scalar::<u8>(dst, self.0);
+    }
+}
+
+impl flatbuffers::EndianScalar for Reduction {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> flatbuffers::Verifiable for Reduction {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl flatbuffers::SimpleToVerifyInSlice for Reduction {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_OPERATOR: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_OPERATOR: u8 = 11;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_OPERATOR: [Operator; 12] = [
   Operator::NONE,
   Operator::Dense,
   Operator::Affine,
@@ -404,6 +493,11 @@ pub const ENUM_VALUES_OPERATOR: [Operator; 7] = [
   Operator::Map,
   Operator::Trees,
   Operator::Recurrent,
+  Operator::Move,
+  Operator::Conv,
+  Operator::Pool,
+  Operator::Multiply,
+  Operator::ArgMax,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -418,9 +512,14 @@ impl Operator {
   pub const Map: Self = Self(4);
   pub const Trees: Self = Self(5);
   pub const Recurrent: Self = Self(6);
+  pub const Move: Self = Self(7);
+  pub const Conv: Self = Self(8);
+  pub const Pool: Self = Self(9);
+  pub const Multiply: Self = Self(10);
+  pub const ArgMax: Self = Self(11);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 6;
+  pub const ENUM_MAX: u8 = 11;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Dense,
@@ -429,6 +528,11 @@ impl Operator {
     Self::Map,
     Self::Trees,
     Self::Recurrent,
+    Self::Move,
+    Self::Conv,
+    Self::Pool,
+    Self::Multiply,
+    Self::ArgMax,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -440,6 +544,11 @@ impl Operator {
       Self::Map => Some("Map"),
       Self::Trees => Some("Trees"),
       Self::Recurrent => Some("Recurrent"),
+      Self::Move => Some("Move"),
+      Self::Conv => Some("Conv"),
+      Self::Pool => Some("Pool"),
+      Self::Multiply => Some("Multiply"),
+      Self::ArgMax => Some("ArgMax"),
       _ => None,
     }
   }
@@ -717,6 +826,7 @@ impl<'a> Dense<'a> {
   pub const VT_WEIGHT_EXPONENTS: flatbuffers::VOffsetT = 8;
   pub const VT_BIAS: flatbuffers::VOffsetT = 10;
   pub const VT_ACTIVATION: flatbuffers::VOffsetT = 12;
+  pub const VT_SLOPE: flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -732,6 +842,7 @@ impl<'a> Dense<'a> {
     if let Some(x) = args.weight_exponents { builder.add_weight_exponents(x); }
     if let Some(x) = args.weights16 { builder.add_weights16(x); }
     if let Some(x) = args.weights8 { builder.add_weights8(x); }
+    builder.add_slope(args.slope);
     builder.add_activation(args.activation);
     builder.finish()
   }
@@ -772,6 +883,13 @@ impl<'a> Dense<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Activation>(Dense::VT_ACTIVATION, Some(Activation::None)).unwrap()}
   }
+  #[inline]
+  pub fn slope(&self) -> i16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i16>(Dense::VT_SLOPE, Some(0)).unwrap()}
+  }
 }
 
 impl flatbuffers::Verifiable for Dense<'_> {
@@ -786,6 +904,7 @@ impl flatbuffers::Verifiable for Dense<'_> {
      .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i16>>>("weight_exponents", Self::VT_WEIGHT_EXPONENTS, false)?
      .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i64>>>("bias", Self::VT_BIAS, false)?
      .visit_field::<Activation>("activation", Self::VT_ACTIVATION, false)?
+     .visit_field::<i16>("slope", Self::VT_SLOPE, false)?
      .finish();
     Ok(())
   }
@@ -796,6 +915,7 @@ pub struct DenseArgs<'a> {
     pub weight_exponents: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i16>>>,
     pub bias: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i64>>>,
     pub activation: Activation,
+    pub slope: i16,
 }
 impl<'a> Default for DenseArgs<'a> {
   #[inline]
@@ -806,6 +926,7 @@ impl<'a> Default for DenseArgs<'a> {
       weight_exponents: None,
       bias: None,
       activation: Activation::None,
+      slope: 0,
     }
   }
 }
@@ -836,6 +957,10 @@ impl<'a: 'b, 'b> DenseBuilder<'a, 'b> {
     self.fbb_.push_slot::<Activation>(Dense::VT_ACTIVATION, activation, Activation::None);
   }
   #[inline]
+  pub fn add_slope(&mut self, slope: i16) {
+    self.fbb_.push_slot::<i16>(Dense::VT_SLOPE, slope, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> DenseBuilder<'a, 'b> {
     let start = _fbb.start_table();
     DenseBuilder {
@@ -858,6 +983,7 @@ impl core::fmt::Debug for Dense<'_> {
       ds.field("weight_exponents", &self.weight_exponents());
       ds.field("bias", &self.bias());
       ds.field("activation", &self.activation());
+      ds.field("slope", &self.slope());
       ds.finish()
   }
 }
@@ -1008,6 +1134,7 @@ impl<'a> flatbuffers::Follow<'a> for Add<'a> {
 }
 
 impl<'a> Add<'a> {
+  pub const VT_SUBTRACT: flatbuffers::VOffsetT = 4;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -1016,12 +1143,21 @@ impl<'a> Add<'a> {
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
     _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
-    _args: &'args AddArgs
+    args: &'args AddArgs
   ) -> flatbuffers::WIPOffset<Add<'bldr>> {
     let mut builder = AddBuilder::new(_fbb);
+    builder.add_subtract(args.subtract);
     builder.finish()
   }
 
+
+  #[inline]
+  pub fn subtract(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Add::VT_SUBTRACT, Some(false)).unwrap()}
+  }
 }
 
 impl flatbuffers::Verifiable for Add<'_> {
@@ -1031,16 +1167,19 @@ impl flatbuffers::Verifiable for Add<'_> {
   ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
     use self::flatbuffers::Verifiable;
     v.visit_table(pos)?
+     .visit_field::<bool>("subtract", Self::VT_SUBTRACT, false)?
      .finish();
     Ok(())
   }
 }
 pub struct AddArgs {
+    pub subtract: bool,
 }
 impl<'a> Default for AddArgs {
   #[inline]
   fn default() -> Self {
     AddArgs {
+      subtract: false,
     }
   }
 }
@@ -1050,6 +1189,10 @@ pub struct AddBuilder<'a: 'b, 'b> {
   start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
 }
 impl<'a: 'b, 'b> AddBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_subtract(&mut self, subtract: bool) {
+    self.fbb_.push_slot::<bool>(Add::VT_SUBTRACT, subtract, false);
+  }
   #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> AddBuilder<'a, 'b> {
     let start = _fbb.start_table();
@@ -1068,6 +1211,7 @@ impl<'a: 'b, 'b> AddBuilder<'a, 'b> {
 impl core::fmt::Debug for Add<'_> {
   fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
     let mut ds = f.debug_struct("Add");
+      ds.field("subtract", &self.subtract());
       ds.finish()
   }
 }
@@ -1088,6 +1232,7 @@ impl<'a> flatbuffers::Follow<'a> for Map<'a> {
 
 impl<'a> Map<'a> {
   pub const VT_ACTIVATION: flatbuffers::VOffsetT = 4;
+  pub const VT_SLOPE: flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -1099,6 +1244,7 @@ impl<'a> Map<'a> {
     args: &'args MapArgs
   ) -> flatbuffers::WIPOffset<Map<'bldr>> {
     let mut builder = MapBuilder::new(_fbb);
+    builder.add_slope(args.slope);
     builder.add_activation(args.activation);
     builder.finish()
   }
@@ -1111,6 +1257,13 @@ impl<'a> Map<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Activation>(Map::VT_ACTIVATION, Some(Activation::None)).unwrap()}
   }
+  #[inline]
+  pub fn slope(&self) -> i16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i16>(Map::VT_SLOPE, Some(0)).unwrap()}
+  }
 }
 
 impl flatbuffers::Verifiable for Map<'_> {
@@ -1121,18 +1274,21 @@ impl flatbuffers::Verifiable for Map<'_> {
     use self::flatbuffers::Verifiable;
     v.visit_table(pos)?
      .visit_field::<Activation>("activation", Self::VT_ACTIVATION, false)?
+     .visit_field::<i16>("slope", Self::VT_SLOPE, false)?
      .finish();
     Ok(())
   }
 }
 pub struct MapArgs {
     pub activation: Activation,
+    pub slope: i16,
 }
 impl<'a> Default for MapArgs {
   #[inline]
   fn default() -> Self {
     MapArgs {
       activation: Activation::None,
+      slope: 0,
     }
   }
 }
@@ -1145,6 +1301,10 @@ impl<'a: 'b, 'b> MapBuilder<'a, 'b> {
   #[inline]
   pub fn add_activation(&mut self, activation: Activation) {
     self.fbb_.push_slot::<Activation>(Map::VT_ACTIVATION, activation, Activation::None);
+  }
+  #[inline]
+  pub fn add_slope(&mut self, slope: i16) {
+    self.fbb_.push_slot::<i16>(Map::VT_SLOPE, slope, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> MapBuilder<'a, 'b> {
@@ -1165,6 +1325,7 @@ impl core::fmt::Debug for Map<'_> {
   fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
     let mut ds = f.debug_struct("Map");
       ds.field("activation", &self.activation());
+      ds.field("slope", &self.slope());
       ds.finish()
   }
 }
@@ -1719,6 +1880,774 @@ impl core::fmt::Debug for Recurrent<'_> {
       ds.finish()
   }
 }
+pub enum MoveOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Move<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for Move<'a> {
+  type Inner = Move<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> Move<'a> {
+  pub const VT_INDICES: flatbuffers::VOffsetT = 4;
+  pub const VT_FILL: flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    Move { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args MoveArgs<'args>
+  ) -> flatbuffers::WIPOffset<Move<'bldr>> {
+    let mut builder = MoveBuilder::new(_fbb);
+    builder.add_fill(args.fill);
+    if let Some(x) = args.indices { builder.add_indices(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn indices(&self) -> Option<flatbuffers::Vector<'a, i32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i32>>>(Move::VT_INDICES, None)}
+  }
+  #[inline]
+  pub fn fill(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Move::VT_FILL, Some(0)).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for Move<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i32>>>("indices", Self::VT_INDICES, false)?
+     .visit_field::<i64>("fill", Self::VT_FILL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MoveArgs<'a> {
+    pub indices: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i32>>>,
+    pub fill: i64,
+}
+impl<'a> Default for MoveArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MoveArgs {
+      indices: None,
+      fill: 0,
+    }
+  }
+}
+
+pub struct MoveBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> MoveBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_indices(&mut self, indices: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Move::VT_INDICES, indices);
+  }
+  #[inline]
+  pub fn add_fill(&mut self, fill: i64) {
+    self.fbb_.push_slot::<i64>(Move::VT_FILL, fill, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> MoveBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    MoveBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<Move<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for Move<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("Move");
+      ds.field("indices", &self.indices());
+      ds.field("fill", &self.fill());
+      ds.finish()
+  }
+}
+pub enum WindowOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Window<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for Window<'a> {
+  type Inner = Window<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> Window<'a> {
+  pub const VT_IMAGE: flatbuffers::VOffsetT = 4;
+  pub const VT_CHANNELS: flatbuffers::VOffsetT = 6;
+  pub const VT_KERNEL: flatbuffers::VOffsetT = 8;
+  pub const VT_STRIDES: flatbuffers::VOffsetT = 10;
+  pub const VT_DILATIONS: flatbuffers::VOffsetT = 12;
+  pub const VT_PADDING: flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    Window { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args WindowArgs<'args>
+  ) -> flatbuffers::WIPOffset<Window<'bldr>> {
+    let mut builder = WindowBuilder::new(_fbb);
+    if let Some(x) = args.padding { builder.add_padding(x); }
+    if let Some(x) = args.dilations { builder.add_dilations(x); }
+    if let Some(x) = args.strides { builder.add_strides(x); }
+    if let Some(x) = args.kernel { builder.add_kernel(x); }
+    builder.add_channels(args.channels);
+    if let Some(x) = args.image { builder.add_image(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn image(&self) -> Option<flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(Window::VT_IMAGE, None)}
+  }
+  #[inline]
+  pub fn channels(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Window::VT_CHANNELS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn kernel(&self) -> Option<flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(Window::VT_KERNEL, None)}
+  }
+  #[inline]
+  pub fn strides(&self) -> Option<flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(Window::VT_STRIDES, None)}
+  }
+  #[inline]
+  pub fn dilations(&self) -> Option<flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(Window::VT_DILATIONS, None)}
+  }
+  #[inline]
+  pub fn padding(&self) -> Option<flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(Window::VT_PADDING, None)}
+  }
+}
+
+impl flatbuffers::Verifiable for Window<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("image", Self::VT_IMAGE, false)?
+     .visit_field::<u32>("channels", Self::VT_CHANNELS, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("kernel", Self::VT_KERNEL, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("strides", Self::VT_STRIDES, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("dilations", Self::VT_DILATIONS, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("padding", Self::VT_PADDING, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct WindowArgs<'a> {
+    pub image: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
+    pub channels: u32,
+    pub kernel: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
+    pub strides: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
+    pub dilations: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
+    pub padding: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
+}
+impl<'a> Default for WindowArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    WindowArgs {
+      image: None,
+      channels: 0,
+      kernel: None,
+      strides: None,
+      dilations: None,
+      padding: None,
+    }
+  }
+}
+
+pub struct WindowBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> WindowBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_image(&mut self, image: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Window::VT_IMAGE, image);
+  }
+  #[inline]
+  pub fn add_channels(&mut self, channels: u32) {
+    self.fbb_.push_slot::<u32>(Window::VT_CHANNELS, channels, 0);
+  }
+  #[inline]
+  pub fn add_kernel(&mut self, kernel: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Window::VT_KERNEL, kernel);
+  }
+  #[inline]
+  pub fn add_strides(&mut self, strides: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Window::VT_STRIDES, strides);
+  }
+  #[inline]
+  pub fn add_dilations(&mut self, dilations: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Window::VT_DILATIONS, dilations);
+  }
+  #[inline]
+  pub fn add_padding(&mut self, padding: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Window::VT_PADDING, padding);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> WindowBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    WindowBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<Window<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for Window<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("Window");
+      ds.field("image", &self.image());
+      ds.field("channels", &self.channels());
+      ds.field("kernel", &self.kernel());
+      ds.field("strides", &self.strides());
+      ds.field("dilations", &self.dilations());
+      ds.field("padding", &self.padding());
+      ds.finish()
+  }
+}
+pub enum ConvOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Conv<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for Conv<'a> {
+  type Inner = Conv<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> Conv<'a> {
+  pub const VT_WINDOW: flatbuffers::VOffsetT = 4;
+  pub const VT_GROUPS: flatbuffers::VOffsetT = 6;
+  pub const VT_PRODUCT: flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    Conv { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args ConvArgs<'args>
+  ) -> flatbuffers::WIPOffset<Conv<'bldr>> {
+    let mut builder = ConvBuilder::new(_fbb);
+    if let Some(x) = args.product { builder.add_product(x); }
+    builder.add_groups(args.groups);
+    if let Some(x) = args.window { builder.add_window(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn window(&self) -> Option<Window<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<Window>>(Conv::VT_WINDOW, None)}
+  }
+  #[inline]
+  pub fn groups(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Conv::VT_GROUPS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn product(&self) -> Option<Dense<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<Dense>>(Conv::VT_PRODUCT, None)}
+  }
+}
+
+impl flatbuffers::Verifiable for Conv<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<flatbuffers::ForwardsUOffset<Window>>("window", Self::VT_WINDOW, false)?
+     .visit_field::<u32>("groups", Self::VT_GROUPS, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<Dense>>("product", Self::VT_PRODUCT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ConvArgs<'a> {
+    pub window: Option<flatbuffers::WIPOffset<Window<'a>>>,
+    pub groups: u32,
+    pub product: Option<flatbuffers::WIPOffset<Dense<'a>>>,
+}
+impl<'a> Default for ConvArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ConvArgs {
+      window: None,
+      groups: 0,
+      product: None,
+    }
+  }
+}
+
+pub struct ConvBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> ConvBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_window(&mut self, window: flatbuffers::WIPOffset<Window<'b >>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<Window>>(Conv::VT_WINDOW, window);
+  }
+  #[inline]
+  pub fn add_groups(&mut self, groups: u32) {
+    self.fbb_.push_slot::<u32>(Conv::VT_GROUPS, groups, 0);
+  }
+  #[inline]
+  pub fn add_product(&mut self, product: flatbuffers::WIPOffset<Dense<'b >>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<Dense>>(Conv::VT_PRODUCT, product);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ConvBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    ConvBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<Conv<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for Conv<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("Conv");
+      ds.field("window", &self.window());
+      ds.field("groups", &self.groups());
+      ds.field("product", &self.product());
+      ds.finish()
+  }
+}
+pub enum PoolOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Pool<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for Pool<'a> {
+  type Inner = Pool<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> Pool<'a> {
+  pub const VT_WINDOW: flatbuffers::VOffsetT = 4;
+  pub const VT_REDUCTION: flatbuffers::VOffsetT = 6;
+  pub const VT_MULTIPLIER: flatbuffers::VOffsetT = 8;
+  pub const VT_SHIFT: flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    Pool { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args PoolArgs<'args>
+  ) -> flatbuffers::WIPOffset<Pool<'bldr>> {
+    let mut builder = PoolBuilder::new(_fbb);
+    builder.add_multiplier(args.multiplier);
+    if let Some(x) = args.window { builder.add_window(x); }
+    builder.add_shift(args.shift);
+    builder.add_reduction(args.reduction);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn window(&self) -> Option<Window<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<Window>>(Pool::VT_WINDOW, None)}
+  }
+  #[inline]
+  pub fn reduction(&self) -> Reduction {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Reduction>(Pool::VT_REDUCTION, Some(Reduction::Max)).unwrap()}
+  }
+  #[inline]
+  pub fn multiplier(&self) -> i32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i32>(Pool::VT_MULTIPLIER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shift(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Pool::VT_SHIFT, Some(0)).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for Pool<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<flatbuffers::ForwardsUOffset<Window>>("window", Self::VT_WINDOW, false)?
+     .visit_field::<Reduction>("reduction", Self::VT_REDUCTION, false)?
+     .visit_field::<i32>("multiplier", Self::VT_MULTIPLIER, false)?
+     .visit_field::<u8>("shift", Self::VT_SHIFT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PoolArgs<'a> {
+    pub window: Option<flatbuffers::WIPOffset<Window<'a>>>,
+    pub reduction: Reduction,
+    pub multiplier: i32,
+    pub shift: u8,
+}
+impl<'a> Default for PoolArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    PoolArgs {
+      window: None,
+      reduction: Reduction::Max,
+      multiplier: 0,
+      shift: 0,
+    }
+  }
+}
+
+pub struct PoolBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> PoolBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_window(&mut self, window: flatbuffers::WIPOffset<Window<'b >>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<Window>>(Pool::VT_WINDOW, window);
+  }
+  #[inline]
+  pub fn add_reduction(&mut self, reduction: Reduction) {
+    self.fbb_.push_slot::<Reduction>(Pool::VT_REDUCTION, reduction, Reduction::Max);
+  }
+  #[inline]
+  pub fn add_multiplier(&mut self, multiplier: i32) {
+    self.fbb_.push_slot::<i32>(Pool::VT_MULTIPLIER, multiplier, 0);
+  }
+  #[inline]
+  pub fn add_shift(&mut self, shift: u8) {
+    self.fbb_.push_slot::<u8>(Pool::VT_SHIFT, shift, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> PoolBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    PoolBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<Pool<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for Pool<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("Pool");
+      ds.field("window", &self.window());
+      ds.field("reduction", &self.reduction());
+      ds.field("multiplier", &self.multiplier());
+      ds.field("shift", &self.shift());
+      ds.finish()
+  }
+}
+pub enum MultiplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Multiply<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for Multiply<'a> {
+  type Inner = Multiply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> Multiply<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    Multiply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    _args: &'args MultiplyArgs
+  ) -> flatbuffers::WIPOffset<Multiply<'bldr>> {
+    let mut builder = MultiplyBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl flatbuffers::Verifiable for Multiply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MultiplyArgs {
+}
+impl<'a> Default for MultiplyArgs {
+  #[inline]
+  fn default() -> Self {
+    MultiplyArgs {
+    }
+  }
+}
+
+pub struct MultiplyBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> MultiplyBuilder<'a, 'b> {
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> MultiplyBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    MultiplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<Multiply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for Multiply<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("Multiply");
+      ds.finish()
+  }
+}
+pub enum ArgMaxOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ArgMax<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for ArgMax<'a> {
+  type Inner = ArgMax<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> ArgMax<'a> {
+  pub const VT_LENGTH: flatbuffers::VOffsetT = 4;
+  pub const VT_INNER: flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    ArgMax { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args ArgMaxArgs
+  ) -> flatbuffers::WIPOffset<ArgMax<'bldr>> {
+    let mut builder = ArgMaxBuilder::new(_fbb);
+    builder.add_inner(args.inner);
+    builder.add_length(args.length);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn length(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ArgMax::VT_LENGTH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn inner(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ArgMax::VT_INNER, Some(0)).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for ArgMax<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<u32>("length", Self::VT_LENGTH, false)?
+     .visit_field::<u32>("inner", Self::VT_INNER, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ArgMaxArgs {
+    pub length: u32,
+    pub inner: u32,
+}
+impl<'a> Default for ArgMaxArgs {
+  #[inline]
+  fn default() -> Self {
+    ArgMaxArgs {
+      length: 0,
+      inner: 0,
+    }
+  }
+}
+
+pub struct ArgMaxBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> ArgMaxBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_length(&mut self, length: u32) {
+    self.fbb_.push_slot::<u32>(ArgMax::VT_LENGTH, length, 0);
+  }
+  #[inline]
+  pub fn add_inner(&mut self, inner: u32) {
+    self.fbb_.push_slot::<u32>(ArgMax::VT_INNER, inner, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ArgMaxBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    ArgMaxBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<ArgMax<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for ArgMax<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("ArgMax");
+      ds.field("length", &self.length());
+      ds.field("inner", &self.inner());
+      ds.finish()
+  }
+}
 pub enum NodeOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -1894,6 +2823,81 @@ impl<'a> Node<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn operator_as_move(&self) -> Option<Move<'a>> {
+    if self.operator_type() == Operator::Move {
+      self.operator().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Move::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn operator_as_conv(&self) -> Option<Conv<'a>> {
+    if self.operator_type() == Operator::Conv {
+      self.operator().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Conv::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn operator_as_pool(&self) -> Option<Pool<'a>> {
+    if self.operator_type() == Operator::Pool {
+      self.operator().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Pool::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn operator_as_multiply(&self) -> Option<Multiply<'a>> {
+    if self.operator_type() == Operator::Multiply {
+      self.operator().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Multiply::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn operator_as_arg_max(&self) -> Option<ArgMax<'a>> {
+    if self.operator_type() == Operator::ArgMax {
+      self.operator().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { ArgMax::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl flatbuffers::Verifiable for Node<'_> {
@@ -1915,6 +2919,11 @@ impl flatbuffers::Verifiable for Node<'_> {
           Operator::Map => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Map>>("Operator::Map", pos),
           Operator::Trees => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Trees>>("Operator::Trees", pos),
           Operator::Recurrent => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Recurrent>>("Operator::Recurrent", pos),
+          Operator::Move => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Move>>("Operator::Move", pos),
+          Operator::Conv => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Conv>>("Operator::Conv", pos),
+          Operator::Pool => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Pool>>("Operator::Pool", pos),
+          Operator::Multiply => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Multiply>>("Operator::Multiply", pos),
+          Operator::ArgMax => v.verify_union_variant::<flatbuffers::ForwardsUOffset<ArgMax>>("Operator::ArgMax", pos),
           _ => Ok(()),
         }
      })?
@@ -2034,6 +3043,41 @@ impl core::fmt::Debug for Node<'_> {
         },
         Operator::Recurrent => {
           if let Some(x) = self.operator_as_recurrent() {
+            ds.field("operator", &x)
+          } else {
+            ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Operator::Move => {
+          if let Some(x) = self.operator_as_move() {
+            ds.field("operator", &x)
+          } else {
+            ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Operator::Conv => {
+          if let Some(x) = self.operator_as_conv() {
+            ds.field("operator", &x)
+          } else {
+            ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Operator::Pool => {
+          if let Some(x) = self.operator_as_pool() {
+            ds.field("operator", &x)
+          } else {
+            ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Operator::Multiply => {
+          if let Some(x) = self.operator_as_multiply() {
+            ds.field("operator", &x)
+          } else {
+            ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Operator::ArgMax => {
+          if let Some(x) = self.operator_as_arg_max() {
             ds.field("operator", &x)
           } else {
             ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -6,8 +6,10 @@
 mod affine;
 mod dense;
 mod elementwise;
+mod moves;
 mod recurrent;
 mod trees;
+mod window;
 
 use std::ops::RangeInclusive;
 
@@ -123,10 +125,17 @@ fn check_node(graph: &Graph, node: &Node) -> Result<Proof, LoadError> {
     match (&node.operator, &inputs[..]) {
         (Operator::Dense(dense), [input]) => dense::check(node, dense, input, output),
         (Operator::Affine(affine), [input]) => affine::check(node, affine, input, output),
-        (Operator::Add, [a, b]) => elementwise::add(node, [a, b], output),
+        (Operator::Add { .. }, [a, b]) => elementwise::add(node, [a, b], output),
+        (Operator::Multiply, [a, b]) => elementwise::multiply(node, [a, b], output),
         (Operator::Map(activation), [input]) => elementwise::map(node, *activation, input, output),
         (Operator::Trees(trees), [input]) => trees::check(node, trees, input, output),
         (Operator::Recurrent(layer), [input]) => recurrent::check(node, layer, input, output),
+        (Operator::Move(elements), [_, ..]) => moves::check(node, elements, &inputs, output),
+        (Operator::Conv(conv), [input]) => window::conv(node, conv, input, output),
+        (Operator::Pool(pool), [input]) => window::pool(node, pool, input, output),
+        (&Operator::ArgMax { length, inner }, [input]) => {
+            elementwise::arg_max(node, length, inner, input, output)
+        }
         _ => Err(LoadError::invalid(&node.name, "wrong number of inputs".into())),
     }
 }
@@ -145,7 +154,7 @@ fn check_shift(node: &Node, shift: i32) -> Result<(), LoadError> {
     ))
 }
 
-/// Sigmoid and tanh make `i16` values of magnitude at most one.
+/// Sigmoid and tanh make `i16` values of magnitude at most one; a leaky one keeps `i16` bounds around zero.
 fn check_activation(node: &Node, activation: Activation, output: &Tensor) -> Result<(), LoadError> {
     let fits = OUTPUT_EXPONENTS.contains(&output.exponent);
     let one = if fits { one(output.exponent) } else { 0 };
@@ -153,6 +162,14 @@ fn check_activation(node: &Node, activation: Activation, output: &Tensor) -> Res
         Activation::None => return Ok(()),
         Activation::Sigmoid => 0,
         Activation::Tanh => -one,
+        Activation::Leaky(slope) => {
+            let around = output.minimum <= 0 && 0 <= output.maximum;
+            if slope >= 0 && output.element == Element::I16 && around {
+                return Ok(());
+            }
+            let what = "a leaky activation needs a slope from 0 and an i16 output whose bounds contain 0";
+            return Err(LoadError::invalid(&node.name, what.into()));
+        }
     };
     if fits && output.element == Element::I16 && (output.minimum, output.maximum) == (least, one) {
         return Ok(());

@@ -74,6 +74,17 @@ pub fn wide_sigmoid(x: i64) -> i64 {
     (1 << (WIDE_OUTPUT_EXPONENT - 1)) + WIDE_SEGMENTS.evaluate(x, WIDE_OUTPUT_EXPONENT - 1)
 }
 
+/// Exponent of a leaky activation's slope.
+pub const SLOPE_EXPONENT: i32 = 15;
+
+/// The value itself if it is not negative, else its product with `slope`, rounded, ties up. `slope` is not negative.
+pub fn leaky(value: i16, slope: i16) -> i16 {
+    if value >= 0 {
+        return value;
+    }
+    ((i32::from(value) * i32::from(slope) + (1 << (SLOPE_EXPONENT - 1))) >> SLOPE_EXPONENT) as i16
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -76,7 +76,7 @@ fn between(choices: &mut Choices, graph: &mut Graph) {
         }
         1 => {
             graph.tensors.push(tensor("sum", len, Element::I16, exponent - 1, FULL));
-            push(graph, Operator::Add, vec![input, input]);
+            push(graph, Operator::Add { subtract: false }, vec![input, input]);
         }
         2 => {
             graph.tensors.push(tensor("map", len, Element::I16, 15, (-32767, 32767)));

@@ -1,6 +1,7 @@
 //! All executors agree bit for bit, over random fixed-point graphs, batch sizes and slots.
 
 mod dense;
+mod images;
 mod recurrent;
 mod streams;
 mod trees;
@@ -13,6 +14,7 @@ use super::{Backend, Executor};
 use crate::model::graph::{Activation, Dense, Element, Graph, Node, Operator, Tensor, Weights};
 use crate::model::{Dtype, Metadata, Model, encode};
 use dense::stack;
+use images::images;
 use recurrent::{recurrences, widened};
 use trees::{forest, forest_of};
 
@@ -141,13 +143,21 @@ proptest! {
         agree(&graph, &mut choices, false)?;
     }
 
+    #[test]
+    fn executors_agree_on_images(seed: u64) {
+        let mut choices = Choices(seed);
+        let graph = images(&mut choices);
+        agree(&graph, &mut choices, false)?;
+    }
+
     /// A changed or truncated file is refused, or is another model; and whatever loads, runs.
     #[test]
     fn damaged_files_are_refused_or_run(seed: u64, changes in 1usize..4, truncate: bool) {
         let mut choices = Choices(seed);
-        let graph = match choices.below(3) {
+        let graph = match choices.below(4) {
             0 => stack(&mut choices),
             1 => forest(&mut choices),
+            2 => images(&mut choices),
             _ => recurrences(&mut choices),
         };
         let file = encode(&graph, &Metadata::default());
@@ -242,6 +252,7 @@ fn golden_models_are_made_from_seeds() {
         ("dense", stack as Maker, false),
         ("trees", forest as Maker, true),
         ("recurrent", recurrences as Maker, false),
+        ("images", images as Maker, false),
     ];
     for (kind, make, integral) in kinds {
         let small = (0..).map(Choices).filter_map(|mut choices| {

@@ -13,7 +13,7 @@ impl Reader {
             return refuse(node, "its second input must be a constant matrix");
         };
         let bias = vec![0.0; weights.shape[0]];
-        self.dense(node, input, weights, bias)
+        self.dense(node, 0, input, weights, bias).map(drop)
     }
 
     pub(super) fn gemm(&mut self, node: &NodeProto) -> Result<(), ImportError> {
@@ -42,16 +42,17 @@ impl Reader {
             },
             Some(Known::Value(_)) => return refuse(node, "its bias must be a constant"),
         };
-        self.dense(node, input, weights, bias)
+        self.dense(node, 0, input, weights, bias).map(drop)
     }
 
-    fn dense(
+    pub(super) fn dense(
         &mut self,
         node: &NodeProto,
+        index: usize,
         input: Value,
         weights: Constant,
         bias: Vec<f64>,
-    ) -> Result<(), ImportError> {
+    ) -> Result<Value, ImportError> {
         let shape = self.graph.shapes[input].clone();
         let (outputs, inputs) = (weights.shape[0], weights.shape[1]);
         if shape.iter().rev().skip(1).any(|&length| length != 1) {
@@ -70,6 +71,7 @@ impl Reader {
         if bias.iter().chain(&weights.values).any(|value| !value.is_finite()) {
             return refuse(node, "a weight is not finite");
         }
-        self.step(node, 0, Operation::Dense { weights: weights.values, bias }, vec![input], output)
+        self.step(node, index, Operation::Dense { weights: weights.values, bias }, vec![input], output)?;
+        Ok(self.graph.steps.last().expect("a step was just added").output)
     }
 }

@@ -11,12 +11,14 @@ pub(super) fn encode<'a>(b: &mut FlatBufferBuilder<'a>, dense: &Dense) -> WIPOff
         Weights::I8(values) => (Some(b.create_vector(values)), None),
         Weights::I16(values) => (None, Some(b.create_vector(values))),
     };
+    let (activation, slope) = encode_activation(dense.activation);
     let arguments = schema::DenseArgs {
         weights8,
         weights16,
         weight_exponents: Some(b.create_vector(&narrow(&dense.weight_exponents))),
         bias: Some(b.create_vector(&dense.bias)),
-        activation: encode_activation(dense.activation),
+        activation,
+        slope,
     };
     schema::Dense::create(b, &arguments)
 }
@@ -31,6 +33,6 @@ pub(super) fn decode(dense: schema::Dense<'_>) -> Result<Dense, LoadError> {
         weights,
         weight_exponents: widen(dense.weight_exponents()),
         bias: list(dense.bias()),
-        activation: decode_activation(dense.activation())?,
+        activation: decode_activation(dense.activation(), dense.slope())?,
     })
 }

@@ -3,10 +3,21 @@
 use super::{LoadError, Proof, SUM_LIMIT, check_activation, check_shift, is_narrow};
 use crate::model::graph::{Dense, Element, Node, Tensor};
 
-/// The exact interval of every output's sum, and so the width of its accumulator.
 pub(super) fn check(node: &Node, dense: &Dense, input: &Tensor, output: &Tensor) -> Result<Proof, LoadError> {
+    check_product(node, dense, input, [input.len(), output.len()], (input.minimum, input.maximum), output)
+}
+
+/// The exact interval of every output's sum, and so the width of its accumulator. Each of `outputs` sums has `inputs`
+/// products, with elements of the input within `bounds`.
+pub(super) fn check_product(
+    node: &Node,
+    dense: &Dense,
+    input: &Tensor,
+    [inputs, outputs]: [usize; 2],
+    bounds: (i64, i64),
+    output: &Tensor,
+) -> Result<Proof, LoadError> {
     let fail = |what: String| Err(LoadError::invalid(&node.name, what));
-    let (inputs, outputs) = (input.len(), output.len());
     if input.element != Element::I16 || !is_narrow(output) {
         return fail("its input must be i16 and its output i16 or i32".into());
     }
@@ -35,7 +46,7 @@ pub(super) fn check(node: &Node, dense: &Dense, input: &Tensor, output: &Tensor)
                 return fail(format!("a weight of output {channel} is -32768; -32767 is the least"));
             }
             let weight = i128::from(weight);
-            let (a, b) = (weight * i128::from(input.minimum), weight * i128::from(input.maximum));
+            let (a, b) = (weight * i128::from(bounds.0), weight * i128::from(bounds.1));
             low += a.min(b);
             high += a.max(b);
         }

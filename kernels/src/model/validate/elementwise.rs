@@ -1,6 +1,6 @@
 //! The proofs of operators that work element by element on whole tensors.
 
-use super::{LoadError, Proof, check_activation, check_shift, is_narrow};
+use super::{LoadError, Proof, SUM_LIMIT, check_activation, check_shift, is_narrow};
 use crate::model::graph::{Activation, Node, Tensor};
 use crate::spec::rounding::MAX_LEFT_SHIFT;
 
@@ -37,4 +37,37 @@ pub(super) fn add(node: &Node, inputs: [&Tensor; 2], output: &Tensor) -> Result<
     }
     check_shift(node, a.max(b) - output.exponent)?;
     Ok(Proof { accumulator_bits: 64, depth: 0 })
+}
+
+pub(super) fn multiply(node: &Node, inputs: [&Tensor; 2], output: &Tensor) -> Result<Proof, LoadError> {
+    check_operands(node, &inputs, output)?;
+    let [a, b] = inputs;
+    if i128::from(a.bound()) * i128::from(b.bound()) >= SUM_LIMIT {
+        return Err(LoadError::invalid(&node.name, "its product may exceed 62 bits".into()));
+    }
+    check_shift(node, a.exponent + b.exponent - output.exponent)?;
+    Ok(Proof { accumulator_bits: 64, depth: 0 })
+}
+
+/// Indices are integers, at exponent 0.
+pub(super) fn arg_max(
+    node: &Node,
+    length: usize,
+    inner: usize,
+    input: &Tensor,
+    output: &Tensor,
+) -> Result<Proof, LoadError> {
+    let fail = |what: &str| Err(LoadError::invalid(&node.name, what.into()));
+    if !is_narrow(input) || !is_narrow(output) || !input.exponents.is_empty() {
+        return fail("its input and output must be i16 or i32, the input of one exponent");
+    }
+    let outer = input.len() / length.max(1) / inner.max(1);
+    let whole = [length, inner].into_iter().try_fold(outer, usize::checked_mul) == Some(input.len());
+    if length == 0 || inner == 0 || !whole || outer * inner != output.len() {
+        return fail("its lengths do not fit its input and output");
+    }
+    if output.exponent != 0 || output.minimum != 0 || output.maximum != length as i64 - 1 {
+        return fail("its output must hold its indices: exponent 0, from 0 to the last");
+    }
+    Ok(Proof { accumulator_bits: 32, depth: 0 })
 }
