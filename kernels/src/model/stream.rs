@@ -148,7 +148,7 @@ fn one_step(graph: &Graph) -> Result<(Graph, usize), StreamError> {
                 affine.shifts.truncate(len);
                 true
             }
-            Operator::Map(_) | Operator::Add => true,
+            Operator::Map(_) | Operator::Add { .. } | Operator::Multiply => true,
             _ => return fail("it reads other steps than the newest"),
         };
     }
