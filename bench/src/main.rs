@@ -12,6 +12,8 @@ mod onnxruntime;
 mod report;
 mod rpc;
 mod server_process;
+#[cfg(feature = "peers")]
+mod tract;
 
 use std::process::ExitCode;
 

@@ -1,9 +1,10 @@
-//! The comparison `kernels`: compiled models against ONNX Runtime, in one process, on one pinned thread, from float32
+//! The comparison `kernels`: compiled models against ONNX Runtime and tract, in one process, on one pinned thread, from float32
 //! rows to float32 answers. Who runs alternates in short turns, so that both meet the same machine.
 
 mod models;
 mod onnx;
 mod ours;
+mod peers;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use haca_kernels::Backend;
 
 use self::models::Case;
 use self::ours::Ours;
+use self::peers::{PEERS, Peer, Peers};
 use self::turns::{Runner, Timings};
 use crate::affinity;
 use crate::report::{self, Row};
@@ -24,17 +26,15 @@ Examples:
   haca-bench kernels                               every case, with the peers this was built with
   haca-bench kernels --cases mlp,lstm_a --json kernels.jsonl
 
-ONNX Runtime is there only with `--features peers`. Its library is found through ORT_DYLIB_PATH; the wheel
-`onnxruntime` on PyPI has it as capi/libonnxruntime.so.*.";
+ONNX Runtime and tract are there only with `--features peers`. ONNX Runtime's library is found through ORT_DYLIB_PATH; the
+wheel `onnxruntime` on PyPI has it as capi/libonnxruntime.so.*.";
 
 /// Rows in a batch: each is a metric of its own.
 const BATCHES: [(usize, &str); 3] = [(8, "row_us_8"), (64, "row_us_64"), (1024, "row_us_1024")];
 /// Different rows at batch 1: a branch predictor must not learn the one row there is.
 const ROWS: usize = 64;
-const PEER: &str = "onnxruntime";
 /// How far answers may be from the peer's before nothing is measured, as a share of their range: weights are random and
 /// calibration rows few, so this is no measure of accuracy.
-#[cfg(feature = "peers")]
 const TOLERANCE: f32 = 0.02;
 
 /// Arguments of `haca-bench kernels`.
@@ -59,9 +59,11 @@ pub(crate) struct Options {
 }
 
 const FOOTNOTE: &str = "\
-One thread, from float32 rows to float32 answers; ours and the peer's turns alternate. p50 and p99 are of calls with \
+One thread, from float32 rows to float32 answers; ours and the peers' turns alternate. p50 and p99 are of calls with \
 one row, row_us_N is the median call with N rows divided by N. Weights are random; models are compiled with the \
-default settings. `lstm_a step` is one step of each of N streams, the peer takes their whole windows.";
+default settings. `lstm_a step` is one step of each of N streams, peers take their whole windows. \
+ONNX Runtime is the library that ORT_DYLIB_PATH names (wheel `onnxruntime` on PyPI); tract is the crate `tract-onnx`. What a \
+peer does not run is said in the second table.";
 
 /// Runs the comparison and prints it.
 ///
@@ -76,16 +78,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     };
     let peers = Peers::load()?;
     let (mut rows, mut agreement) = (Vec::new(), report::new_table());
-    agreement.set_header(["case", "backend", "model KiB", "largest difference, of range"]);
+    let mut header = vec!["case".to_owned(), "backend".to_owned(), "model KiB".to_owned()];
+    header.extend(PEERS.iter().map(|peer| format!("difference from {peer}, of range")));
+    agreement.set_header(header);
     for &case in cases {
         let measured = Measurement::new(case, options, &peers)
             .with_context(|| format!("case {} failed", case.name()))?;
-        agreement.add_row([
+        let mut row = vec![
             case.name().to_owned(),
             measured.ours.backend().name().to_owned(),
             report::figure(measured.ours.model_bytes() as f64 / 1024.0),
-            measured.difference.map_or("no peer".into(), |difference| format!("{difference:.1e}")),
-        ]);
+        ];
+        row.extend(measured.agreement.iter().cloned());
+        agreement.add_row(row);
         rows.extend(measured.run(options.seconds)?);
     }
     report::align_figures(&mut agreement, 2);
@@ -99,69 +104,31 @@ fn backend(name: &str) -> Result<Backend, String> {
     chosen.ok_or_else(|| format!("this processor has {}", names.join(", ")))
 }
 
-/// What the peers need, loaded once.
-struct Peers {
-    #[cfg(feature = "peers")]
-    onnxruntime: crate::onnxruntime::Library,
-}
-
-impl Peers {
-    fn load() -> anyhow::Result<Self> {
-        Ok(Self {
-            #[cfg(feature = "peers")]
-            onnxruntime: crate::onnxruntime::Library::load(&crate::onnxruntime::library()?)?,
-        })
-    }
-}
-
-#[cfg(feature = "peers")]
-struct OnnxRuntime(crate::onnxruntime::Model);
-
-#[cfg(feature = "peers")]
-impl Runner for OnnxRuntime {
-    fn run(&mut self, rows: &[f32]) -> anyhow::Result<()> {
-        self.0.run(rows).map(|answers| drop(std::hint::black_box(answers)))
-    }
-}
-
 /// One case, ready to run.
 struct Measurement {
     case: Case,
     ours: Ours,
-    #[cfg(feature = "peers")]
-    peer: OnnxRuntime,
-    /// From the peer's answers, as a share of their range.
-    difference: Option<f32>,
+    peers: Vec<Box<dyn Peer>>,
+    /// By peer: how far its answers are from ours, as a share of their range; or why it does not run the case.
+    agreement: Vec<String>,
 }
 
 impl Measurement {
-    #[cfg_attr(not(feature = "peers"), allow(unused_variables))]
     fn new(case: Case, options: &Options, peers: &Peers) -> anyhow::Result<Self> {
-        let ours = Ours::new(case, options.backend)?;
-        #[cfg(feature = "peers")]
-        {
-            let model = peers.onnxruntime.model(&case.onnx(), case.row())?;
-            let mut measurement = Self { case, ours, peer: OnnxRuntime(model), difference: None };
-            measurement.compare_answers()?;
-            Ok(measurement)
+        let mut ours = Ours::new(case, options.backend)?;
+        let (mut loaded, mut agreement) = (Vec::new(), Vec::new());
+        for peer in peers.load_case(case) {
+            agreement.push(match peer {
+                Err(error) => format!("{error:#}"),
+                Ok(mut peer) => {
+                    let difference = compare_answers(case, &mut ours, &mut *peer)
+                        .with_context(|| format!("beside {}", peer.name()))?;
+                    loaded.push(peer);
+                    format!("{difference:.1e}")
+                }
+            });
         }
-        #[cfg(not(feature = "peers"))]
-        Ok(Self { case, ours, difference: None })
-    }
-
-    #[cfg(feature = "peers")]
-    fn compare_answers(&mut self) -> anyhow::Result<()> {
-        let rows = self.case.rows(2, ROWS);
-        let wanted = self.peer.0.run(&rows)?;
-        let given = self.ours.answers(&rows)?;
-        anyhow::ensure!(given.len() == wanted.len(), "{} answers, not {}", given.len(), wanted.len());
-        let (least, most) =
-            wanted.iter().fold((f32::MAX, f32::MIN), |(least, most), &x| (least.min(x), most.max(x)));
-        let largest = given.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        let difference = largest / (most - least);
-        anyhow::ensure!(difference <= TOLERANCE, "answers differ from {PEER}'s by {difference:.1e} of range");
-        self.difference = Some(difference);
-        Ok(())
+        Ok(Self { case, ours, peers: loaded, agreement })
     }
 
     fn run(mut self, seconds: f64) -> anyhow::Result<Vec<Row>> {
@@ -185,8 +152,7 @@ impl Measurement {
         let batches: Vec<&[f32]> =
             rows.chunks_exact(batch * self.case.row().iter().product::<usize>()).collect();
         let mut runners: Vec<&mut dyn Runner> = vec![&mut self.ours];
-        #[cfg(feature = "peers")]
-        runners.push(&mut self.peer);
+        runners.extend(self.peers.iter_mut().map(|peer| peer.as_mut() as &mut dyn Runner));
         turns::time(&mut runners, &batches, seconds)
     }
 
@@ -196,8 +162,22 @@ impl Measurement {
         timings: &[Timings],
         read: impl Fn(&Timings) -> f64,
     ) -> Row {
-        let peers: BTreeMap<String, f64> =
-            timings[1..].iter().map(|peer| (PEER.to_owned(), read(peer))).collect();
+        let names = self.peers.iter().map(|peer| peer.name().to_owned());
+        let peers: BTreeMap<String, f64> = names.zip(timings[1..].iter().map(&read)).collect();
         Row::new("kernels", self.case.name().to_owned(), metric, Some(read(&timings[0])), peers)
     }
+}
+
+/// The largest difference of answers, as a share of the range of the peer's.
+fn compare_answers(case: Case, ours: &mut Ours, peer: &mut dyn Peer) -> anyhow::Result<f32> {
+    let rows = case.rows(2, ROWS);
+    let wanted = peer.answers(&rows)?;
+    let given = ours.answers(&rows)?;
+    anyhow::ensure!(given.len() == wanted.len(), "{} answers, not {}", given.len(), wanted.len());
+    let (least, most) =
+        wanted.iter().fold((f32::MAX, f32::MIN), |(least, most), &x| (least.min(x), most.max(x)));
+    let largest = given.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let difference = largest / (most - least);
+    anyhow::ensure!(difference <= TOLERANCE, "answers differ by {difference:.1e} of range");
+    Ok(difference)
 }

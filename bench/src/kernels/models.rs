@@ -16,6 +16,9 @@ pub(super) enum Case {
     /// 1,000 boosted trees of 31 leaves on 125 features.
     #[value(name = "gbt_b")]
     GbtB,
+    /// 4,000 boosted trees of 31 leaves on 1,000 features.
+    #[value(name = "gbt_c")]
+    GbtC,
     /// A window of 50 × 100 through two LSTM layers of 100 units.
     #[value(name = "lstm_a")]
     LstmA,
@@ -34,6 +37,7 @@ impl Case {
             Self::Mlp => "mlp",
             Self::GbtA => "gbt_a",
             Self::GbtB => "gbt_b",
+            Self::GbtC => "gbt_c",
             Self::LstmA => "lstm_a",
             Self::LstmAStep => "lstm_a step",
             Self::LstmB => "lstm_b",
@@ -51,6 +55,7 @@ impl Case {
             Self::Mlp => &[64],
             Self::GbtA => &[60],
             Self::GbtB => &[125],
+            Self::GbtC => &[1000],
             Self::LstmA | Self::LstmAStep => &[50, 100],
             Self::LstmB => &[100, 250],
         }
@@ -59,7 +64,7 @@ impl Case {
     /// Rows that the compiler fits scales to: few where its float model takes long.
     pub(super) fn calibration_rows(self) -> usize {
         match self {
-            Self::Mlp | Self::GbtA | Self::GbtB => 64,
+            Self::Mlp | Self::GbtA | Self::GbtB | Self::GbtC => 64,
             Self::LstmA | Self::LstmAStep => 16,
             Self::LstmB => 4,
         }
@@ -72,6 +77,7 @@ impl Case {
             Self::Mlp => perceptron(&mut random, &[64, 256, 256, 1]),
             Self::GbtA => (vec![trees(&mut random, 250, 60)], vec![]),
             Self::GbtB => (vec![trees(&mut random, 1000, 125)], vec![]),
+            Self::GbtC => (vec![trees(&mut random, 4000, 1000)], vec![]),
             Self::LstmA | Self::LstmAStep => lstm(&mut random, 100, 100, 2),
             Self::LstmB => lstm(&mut random, 250, 200, 3),
         };

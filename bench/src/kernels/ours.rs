@@ -55,7 +55,6 @@ impl Ours {
     }
 
     /// The answers to whole rows; streams take them step by step, from their initial states on.
-    #[cfg(feature = "peers")]
     pub(super) fn answers(&mut self, rows: &[f32]) -> anyhow::Result<Vec<f32>> {
         let len = self.model.input_len();
         if let Form::Steps { executor, states } = &mut self.form {
