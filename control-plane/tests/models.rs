@@ -162,3 +162,31 @@ fn a_missing_file_is_named_and_a_wrong_call_is_usage() {
     }
     assert_eq!(haca(["--help"]).code, 0);
 }
+
+#[test]
+fn a_limit_on_the_error_is_met_on_rows_held_back_or_names_the_layer_in_the_way() {
+    let dir = TempDir::new().unwrap();
+    let compile = |limit: &str| {
+        let (onnx, rows, out) =
+            (shipped("mlp.onnx"), shipped("mlp_calibration.npy"), dir.path().join("m.haca"));
+        haca!("model", "compile", onnx, "--calibrate", rows, "-o", out, "--max-error", limit, "--json")
+    };
+    let report = compile("5e-4").json();
+    assert_eq!(report["calibration"]["held_back"], 60);
+    assert!(report["calibration"]["relative_error"].as_f64().unwrap() <= 5e-4);
+    assert_eq!(report["outputs"].as_array().unwrap().len(), 10);
+    compile("1e-9").failed(&["mlp.onnx", "layer 'gemm", "in the way"]);
+}
+
+#[test]
+fn inspect_prints_the_memory_plan() {
+    let dir = TempDir::new().unwrap();
+    let model = compile("mlp", dir.path());
+    let text = haca!("model", "inspect", &model).done();
+    assert!(text.contains("arenas for each row of a batch: i16"), "{text}");
+    let inspected = haca!("model", "inspect", &model, "--json").json();
+    let buffers = inspected["buffers"].as_array().unwrap();
+    let names: Vec<&str> = buffers.iter().map(|buffer| buffer["tensor"].as_str().unwrap()).collect();
+    assert_eq!(names, ["input", "gemm1", "gemm2", "gemm3"]);
+    assert_eq!(buffers[0]["bytes_per_row"], 128, "64 integers of 16 bits");
+}

@@ -1,14 +1,17 @@
 //! Ranges of all values of the float model over the calibration rows.
 
 use super::float::{FloatGraph, Operation, Value};
+use super::histogram::Histogram;
 use super::recurrent::Extent;
-use super::{BATCH, ImportError, Progress, Stage};
+use super::{BATCH, CompileOptions, ImportError, Progress, RangeMethod, Stage};
 use crate::npy;
 
 /// Least and largest of each value, and largest magnitude of each input element.
 #[derive(Debug, Clone)]
 pub(crate) struct Ranges {
     values: Vec<(f64, f64)>,
+    /// Magnitudes that scales keep, by value.
+    bounds: Vec<f64>,
     /// Of recurrent layers, by output.
     extents: Vec<Extent>,
     /// By element of the input row.
@@ -32,7 +35,38 @@ pub(crate) fn check_rows(graph: &FloatGraph, rows: &npy::Array) -> Result<(), Im
         let (row, element) = (at / rows.row_len(), at % rows.row_len());
         return fail(format!("row {row}, element {element} is {}; leave the row out", rows.data[at]));
     }
+    // Nothing is fitted for trees.
+    let fitted = graph.steps.iter().any(|step| !matches!(step.operation, Operation::Ensemble(_)));
+    if fitted && (1..rows.rows()).all(|row| rows.row(row) == rows.row(0)) {
+        let what =
+            format!("all {} rows are the same; scales need rows like those that will be asked", rows.rows());
+        return fail(what);
+    }
     Ok(())
+}
+
+/// Of five rows, one is held back.
+const HELD_BACK: usize = 5;
+/// Fewer rows are not divided.
+const LEAST_DIVIDED: usize = 2 * HELD_BACK;
+
+/// The rows that scales are fitted to, and those held back to measure the error on.
+pub(crate) fn divide(rows: &npy::Array) -> Result<(npy::Array, npy::Array), ImportError> {
+    if rows.rows() < LEAST_DIVIDED {
+        let what = format!(
+            "{} rows; a limit on the error needs {LEAST_DIVIDED} at least, a fifth of which are held back",
+            rows.rows()
+        );
+        return Err(ImportError::Calibration(what));
+    }
+    let part = |held: bool| {
+        let chosen: Vec<usize> =
+            (0..rows.rows()).filter(|row| (row % HELD_BACK == HELD_BACK - 1) == held).collect();
+        let mut shape = rows.shape.clone();
+        shape[0] = chosen.len();
+        npy::Array { shape, data: chosen.iter().flat_map(|&row| rows.row(row)).copied().collect() }
+    };
+    Ok((part(false), part(true)))
 }
 
 fn join(shape: &[usize]) -> String {
@@ -44,11 +78,14 @@ impl Ranges {
     pub(crate) fn measure(
         graph: &FloatGraph,
         rows: &npy::Array,
+        options: &CompileOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Ranges, ImportError> {
         let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); graph.shapes.len()];
         let mut extents = vec![Extent::default(); graph.shapes.len()];
         let mut input_bounds = vec![0f64; graph.len(0)];
+        let counted = options.ranges != RangeMethod::MinMax;
+        let mut histograms = vec![Histogram::default(); if counted { graph.shapes.len() } else { 0 }];
         for row in 0..rows.rows() {
             if row % BATCH == 0 {
                 progress(Progress { stage: Stage::Calibrating, done: row, total: rows.rows() });
@@ -58,6 +95,9 @@ impl Ranges {
                 for &value in values {
                     *range = (range.0.min(value), range.1.max(value));
                 }
+            }
+            for (histogram, values) in histograms.iter_mut().zip(&values) {
+                values.iter().for_each(|&value| histogram.add(value));
             }
             for (bound, value) in input_bounds.iter_mut().zip(&values[0]) {
                 *bound = bound.max(value.abs());
@@ -71,7 +111,18 @@ impl Ranges {
                 return Err(ImportError::Calibration(what));
             }
         }
-        Ok(Ranges { values: ranges, extents, input_bounds })
+        let mut bounds: Vec<f64> = ranges.iter().map(|(low, high)| low.abs().max(high.abs())).collect();
+        for (value, (histogram, bound)) in histograms.iter().zip(&mut bounds).enumerate() {
+            // What callers send and get keeps its range: they have not chosen to lose any of it.
+            if value != 0 && value != graph.output {
+                *bound = match options.ranges {
+                    RangeMethod::MinMax => *bound,
+                    RangeMethod::Percentile(percent) => bound.min(histogram.percentile(percent / 100.0)),
+                    RangeMethod::MeanSquare => histogram.least_mean_square(*bound, options.headroom),
+                };
+            }
+        }
+        Ok(Ranges { values: ranges, bounds, extents, input_bounds })
     }
 
     pub(crate) fn of(&self, value: Value) -> (f64, f64) {
@@ -83,8 +134,8 @@ impl Ranges {
         &self.extents[value]
     }
 
-    /// Largest magnitude of a value.
+    /// Magnitude of a value that its scale keeps: the largest, or less as [`RangeMethod`] has it.
     pub(crate) fn bound(&self, value: Value) -> f64 {
-        self.values[value].0.abs().max(self.values[value].1.abs())
+        self.bounds[value]
     }
 }

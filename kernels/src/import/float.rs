@@ -128,6 +128,13 @@ pub(crate) enum Operation {
     },
 }
 
+impl Operation {
+    /// Whether its sums may be narrow or wide.
+    pub(crate) fn has_sums(&self) -> bool {
+        matches!(self, Operation::Dense { .. } | Operation::Conv(_) | Operation::Recurrent(_))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Step {
     pub(crate) name: String,

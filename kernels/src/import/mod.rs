@@ -6,16 +6,19 @@
 
 mod array;
 mod calibrate;
+mod compare;
 mod constant;
 mod float;
 mod fold;
 mod forest;
 mod graph;
+mod histogram;
 mod moves;
 mod onnx;
 mod operators;
 mod quantize;
 mod recurrent;
+mod search;
 #[cfg(test)]
 mod tests;
 mod trees;
@@ -26,18 +29,22 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::model::{Calibration, Dtype, Metadata, encode};
+use crate::model::{Calibration, Metadata, encode};
 use crate::npy;
-use crate::{Executor, LoadError, Model};
+use crate::{LoadError, Model};
 use calibrate::Ranges;
-use float::FloatGraph;
+use quantize::{Width, Widths};
 
 pub use graph::SUPPORTED;
 
 /// Larger ONNX files are refused: protobuf itself stops at 2 GiB.
 const MAX_ONNX: usize = 1 << 30;
 
-/// What share of the error 64-bit sums may leave at most, where neither width reaches [`CompileOptions::max_error`]: they
+/// Largest error on the calibration rows, as a fraction of the output's range, that [`Accumulator::Auto`] accepts of 32-bit
+/// sums where no limit is given: it leaves room below a thousandth for rows that calibration has not seen.
+const ACCEPTED: f64 = 7e-4;
+
+/// What share of the error 64-bit sums may leave at most, where neither width reaches [`ACCEPTED`]: they
 /// take about twice the time.
 const WORTH: f64 = 0.5;
 
@@ -56,6 +63,19 @@ pub enum Accumulator {
     Wide,
 }
 
+/// How the range of a tensor, between input and output, is taken from what it holds on the calibration rows. What exceeds
+/// it, widened by [`CompileOptions::headroom`], saturates.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum RangeMethod {
+    /// From the least to the largest.
+    #[default]
+    MinMax,
+    /// As much as so many percent of the magnitudes need.
+    Percentile(f64),
+    /// As much as makes the mean square of rounding and saturation together least.
+    MeanSquare,
+}
+
 /// What can be chosen when a model is compiled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompileOptions {
@@ -68,9 +88,11 @@ pub struct CompileOptions {
     pub i16_boundary: bool,
     /// Width of exact sums.
     pub accumulator: Accumulator,
-    /// Largest error on the calibration rows, as a fraction of the output's range, that [`Accumulator::Auto`] accepts
-    /// of 32-bit sums. The default leaves room below a thousandth for rows that calibration has not seen.
-    pub max_error: f64,
+    /// How ranges are taken from the calibration rows.
+    pub ranges: RangeMethod,
+    /// Largest error that is accepted, as a fraction of the output's range. A fifth of the calibration rows is then held
+    /// back to measure it on, and widths are raised layer by layer until it is reached.
+    pub max_error: Option<f64>,
     /// By how much the ranges seen in calibration are widened before scales are chosen: 1 is not at all.
     pub headroom: f64,
 }
@@ -82,7 +104,8 @@ impl Default for CompileOptions {
             output: None,
             i16_boundary: false,
             accumulator: Accumulator::Auto,
-            max_error: 7e-4,
+            ranges: RangeMethod::MinMax,
+            max_error: None,
             headroom: 2.0,
         }
     }
@@ -126,8 +149,10 @@ pub struct CompileReport {
     pub served_output: String,
     /// Graph outputs that are not served, such as a classifier's label.
     pub dropped_outputs: Vec<String>,
-    /// Calibration rows.
+    /// Rows that the errors are of: all calibration rows, or those held back.
     pub rows: usize,
+    /// Rows held back from the choice of scales: none without [`CompileOptions::max_error`].
+    pub held_back: usize,
     /// Over all rows and outputs.
     pub max_error: f64,
     /// Over all rows and outputs.
@@ -156,6 +181,8 @@ pub struct OutputReport {
     pub minimum: f64,
     /// Largest value of the float model.
     pub maximum: f64,
+    /// Correlation of the compiled model's values with the float model's; `None` if either is constant.
+    pub correlation: Option<f64>,
 }
 
 /// One layer of a compiled model.
@@ -212,6 +239,21 @@ pub enum ImportError {
         /// What does not fit.
         what: String,
     },
+    /// The limit on the error is not reached at any width.
+    #[error(
+        "the error on the rows held back is {reached:.1e} of the output's range, {limit:.1e} is the limit; layer \
+         '{layer}' is in the way: it adds {of_range:.1e} of its own range"
+    )]
+    MaxError {
+        /// The limit.
+        limit: f64,
+        /// The least that was reached.
+        reached: f64,
+        /// The layer that adds the most to the error.
+        layer: String,
+        /// How much of its own range it adds.
+        of_range: f64,
+    },
     /// The compiled model was refused by its own loader: a layer exceeds a limit of `SPEC.md`.
     #[error("the compiled model exceeds a limit: {0}")]
     Compiled(#[from] LoadError),
@@ -252,120 +294,96 @@ pub fn compile(
     }
     let imported = graph::import(onnx, options.output.as_deref())?;
     calibrate::check_rows(&imported.graph, calibration)?;
-    let ranges = Ranges::measure(&imported.graph, calibration, progress)?;
-    let digest = Sha256::digest(onnx).into();
-    let mut best: Option<Compiled> = None;
-    let attempts: &[quantize::Width] = match options.accumulator {
-        Accumulator::Auto => &[quantize::Width::Narrow, quantize::Width::Wide],
-        Accumulator::Narrow => &[quantize::Width::Narrow],
-        Accumulator::Wide => &[quantize::Width::Wide],
+    let divided = options.max_error.map(|_| calibrate::divide(calibration)).transpose()?;
+    let (fitted, compared) = divided.as_ref().map_or((calibration, calibration), |(a, b)| (a, b));
+    let compiler = Compiler {
+        ranges: Ranges::measure(&imported.graph, fitted, options, progress)?,
+        imported,
+        compared,
+        held_back: divided.as_ref().map_or(0, |(_, held)| held.rows()),
+        options,
+        source_digest: Sha256::digest(onnx).into(),
     };
-    for &width in attempts {
-        let compiled = attempt(&imported, &ranges, calibration, options, width, digest, progress)?;
-        let accepted = compiled.report.relative_error() <= options.max_error;
-        let is_worth = |best: &Compiled| compiled.report.max_error < best.report.max_error * WORTH;
-        if accepted || best.as_ref().is_none_or(is_worth) {
-            best = Some(compiled);
-        }
-        if accepted {
-            break;
-        }
+    match options.max_error {
+        Some(limit) => search::under(limit, &compiler, progress),
+        None => compiler.same_width(progress),
     }
-    Ok(best.expect("at least one width is attempted"))
 }
 
-/// Compiles at one width, and measures.
-fn attempt(
-    imported: &graph::Imported,
-    ranges: &Ranges,
-    calibration: &npy::Array,
-    options: &CompileOptions,
-    width: quantize::Width,
+/// Everything that compiling at any widths needs.
+struct Compiler<'a> {
+    imported: graph::Imported,
+    ranges: Ranges,
+    /// Rows to measure the error on.
+    compared: &'a npy::Array,
+    held_back: usize,
+    options: &'a CompileOptions,
     source_digest: [u8; 32],
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Compiled, ImportError> {
-    let float = &imported.graph;
-    let quantized = quantize::quantize(float, ranges, options, width)?;
-    let mut metadata = Metadata {
-        name: options.name.clone().unwrap_or_else(|| float.name.clone()),
-        producer: float.producer.clone(),
-        source_digest,
-        calibration: Calibration::default(),
-    };
-    let model = Arc::new(Model::load(&encode(&quantized.graph, &metadata))?);
-    let mut report = compare(float, &quantized, &model, calibration, progress);
-    report.served_output = imported.served_output.clone();
-    report.dropped_outputs = imported.dropped_outputs.clone();
-    for (layer, &value) in report.layers.iter_mut().zip(&quantized.values) {
-        layer.range = ranges.of(value);
-    }
-    metadata.calibration = Calibration {
-        rows: report.rows as u32,
-        max_error: report.max_error,
-        mean_error: report.mean_error,
-        range: report.range,
-    };
-    Ok(Compiled { file: encode(&quantized.graph, &metadata), report })
 }
 
-/// Runs the compiled model beside the float model.
-fn compare(
-    float: &FloatGraph,
-    quantized: &quantize::Quantized,
-    model: &Arc<Model>,
-    calibration: &npy::Array,
-    progress: &mut dyn FnMut(Progress),
-) -> CompileReport {
-    let mut executor = Executor::with_backend(Arc::clone(model), 1, crate::Backend::Scalar);
-    let layer = |layer| LayerReport { layer, range: (0.0, 0.0), saturations: 0, max_error: 0.0 };
-    let mut layers: Vec<LayerReport> = model.layers().map(layer).collect();
-    let fresh =
-        OutputReport { minimum: f64::INFINITY, maximum: f64::NEG_INFINITY, ..OutputReport::default() };
-    let mut outputs = vec![fresh; model.output_len()];
-    let rows = calibration.rows();
-    let mut bytes = Vec::with_capacity(calibration.row_len() * 4);
-    for row in 0..rows {
-        if row % BATCH == 0 {
-            progress(Progress { stage: Stage::Comparing, done: row, total: rows });
-        }
-        let values = float.run(calibration.row(row));
-        bytes.clear();
-        bytes.extend(calibration.row(row).iter().flat_map(|value| value.to_le_bytes()));
-        executor.stage(0, Dtype::F32, &bytes).expect("rows were checked before calibration");
-        executor.execute_observed(|index, tensor, produced| {
-            let report = &mut layers[index];
-            let exact = &values[quantized.values[index]];
-            let scale = crate::spec::rounding::power_of_two(-tensor.exponent);
-            for (&integer, &exact) in produced.iter().zip(exact) {
-                report.max_error = report.max_error.max((integer as f64 * scale - exact).abs());
-                // A value that a fused Relu or Clip bounds lies on its bound in floats too.
-                let beyond =
-                    |bound: i64, sign: f64| integer == bound && sign * (exact / scale - bound as f64) > 0.5;
-                report.saturations += u64::from(beyond(tensor.minimum, -1.0) || beyond(tensor.maximum, 1.0));
-            }
-        });
-        let scale = model.output_scale();
-        for ((report, &integer), &exact) in
-            outputs.iter_mut().zip(executor.output_fixed(0)).zip(&values[float.output])
-        {
-            let error = (integer as f64 * scale - exact).abs();
-            report.max_error = report.max_error.max(error);
-            report.mean_error += error / rows as f64;
-            report.minimum = report.minimum.min(exact);
-            report.maximum = report.maximum.max(exact);
-        }
+/// What came of some widths.
+struct Attempt {
+    compiled: Compiled,
+    /// For each layer, those that make its inputs.
+    producers: Vec<Vec<usize>>,
+}
+
+impl Attempt {
+    fn error(&self) -> f64 {
+        self.compiled.report.relative_error()
     }
-    progress(Progress { stage: Stage::Comparing, done: rows, total: rows });
-    let minimum = outputs.iter().map(|output| output.minimum).fold(f64::INFINITY, f64::min);
-    let maximum = outputs.iter().map(|output| output.maximum).fold(f64::NEG_INFINITY, f64::max);
-    CompileReport {
-        layers,
-        served_output: String::new(),
-        dropped_outputs: Vec::new(),
-        rows,
-        max_error: outputs.iter().map(|output| output.max_error).fold(0.0, f64::max),
-        mean_error: outputs.iter().map(|output| output.mean_error).sum::<f64>() / outputs.len() as f64,
-        range: maximum - minimum,
-        outputs,
+}
+
+impl Compiler<'_> {
+    /// Compiles with 32-bit sums in all layers, or with 64-bit sums in all if they are worth it.
+    fn same_width(&self, progress: &mut dyn FnMut(Progress)) -> Result<Compiled, ImportError> {
+        let attempts: &[Width] = match self.options.accumulator {
+            Accumulator::Auto => &[Width::Narrow, Width::Wide],
+            Accumulator::Narrow => &[Width::Narrow],
+            Accumulator::Wide => &[Width::Wide],
+        };
+        let mut best: Option<Compiled> = None;
+        for &width in attempts {
+            let compiled = self.attempt(&Widths::all(&self.imported.graph, width), progress)?.compiled;
+            let accepted = compiled.report.relative_error() <= ACCEPTED;
+            let is_worth = |best: &Compiled| compiled.report.max_error < best.report.max_error * WORTH;
+            if accepted || best.as_ref().is_none_or(is_worth) {
+                best = Some(compiled);
+            }
+            if accepted {
+                break;
+            }
+        }
+        Ok(best.expect("at least one width is attempted"))
+    }
+
+    /// Compiles at these widths, and measures.
+    fn attempt(&self, widths: &Widths, progress: &mut dyn FnMut(Progress)) -> Result<Attempt, ImportError> {
+        let float = &self.imported.graph;
+        let quantized = quantize::quantize(float, &self.ranges, self.options, widths)?;
+        let mut metadata = Metadata {
+            name: self.options.name.clone().unwrap_or_else(|| float.name.clone()),
+            producer: float.producer.clone(),
+            source_digest: self.source_digest,
+            calibration: Calibration::default(),
+        };
+        let model = Arc::new(Model::load(&encode(&quantized.graph, &metadata))?);
+        let mut report = compare::compare(float, &quantized, &model, self.compared, progress);
+        report.held_back = self.held_back;
+        report.served_output = self.imported.served_output.clone();
+        report.dropped_outputs = self.imported.dropped_outputs.clone();
+        for (layer, &value) in report.layers.iter_mut().zip(&quantized.values) {
+            layer.range = self.ranges.of(value);
+        }
+        metadata.calibration = Calibration {
+            rows: report.rows as u32,
+            max_error: report.max_error,
+            mean_error: report.mean_error,
+            range: report.range,
+        };
+        let nodes = &quantized.graph.nodes;
+        let producer = |&input: &usize| nodes.iter().position(|node| node.output == input);
+        let producers = nodes.iter().map(|node| node.inputs.iter().filter_map(producer).collect()).collect();
+        Ok(Attempt { compiled: Compiled { file: encode(&quantized.graph, &metadata), report }, producers })
     }
 }

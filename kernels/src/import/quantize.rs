@@ -6,6 +6,7 @@
 mod affine;
 mod dense;
 mod scales;
+mod widths;
 mod window;
 
 use super::calibrate::Ranges;
@@ -17,13 +18,7 @@ use crate::model::graph::{Activation, Element, Graph, Move, Node, Operator, Tens
 use crate::spec::activation::{self, OUTPUT_EXPONENTS};
 use crate::spec::rounding::{EXPONENTS, power_of_two};
 use scales::Scales;
-
-/// Width of the exact sums of dense layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Width {
-    Narrow,
-    Wide,
-}
+pub(crate) use widths::{Width, Widths};
 
 /// The graph, and which value of the float graph each of its nodes computes.
 #[derive(Debug)]
@@ -45,14 +40,14 @@ pub(crate) fn quantize(
     float: &FloatGraph,
     ranges: &Ranges,
     options: &CompileOptions,
-    width: Width,
+    widths: &Widths,
 ) -> Result<Quantized, ImportError> {
     let mut builder = Builder {
         float,
         ranges,
         options,
-        width,
-        scales: Scales::choose(float, ranges, options, width),
+        widths,
+        scales: Scales::choose(float, ranges, options, widths),
         graph: Graph { tensors: Vec::new(), nodes: Vec::new(), input: 0, output: 0 },
         tensors: vec![usize::MAX; float.shapes.len()],
         values: Vec::new(),
@@ -100,7 +95,7 @@ struct Builder<'a> {
     float: &'a FloatGraph,
     ranges: &'a Ranges,
     options: &'a CompileOptions,
-    width: Width,
+    widths: &'a Widths,
     scales: Scales,
     graph: Graph,
     /// The tensor of each value of the float graph.
@@ -269,7 +264,7 @@ impl Builder<'_> {
             Operation::Dense { weights, bias } => {
                 let input = &self.graph.tensors[inputs[0]];
                 Operator::Dense(dense::quantize(
-                    self.width,
+                    self.widths.of(step),
                     step,
                     weights,
                     bias,
@@ -298,7 +293,7 @@ impl Builder<'_> {
             }
             Operation::Conv(conv) => {
                 let input = &self.graph.tensors[inputs[0]];
-                Operator::Conv(window::conv(self.width, step, conv, input, &mut output, function)?)
+                Operator::Conv(window::conv(self.widths.of(step), step, conv, input, &mut output, function)?)
             }
             Operation::Pool(pool) => {
                 let input = &self.graph.tensors[inputs[0]];
@@ -314,7 +309,7 @@ impl Builder<'_> {
                 Operator::ArgMax { length, inner }
             }
             Operation::Recurrent(layer) => {
-                let own = scales::recurrent_bits(layer, self.width);
+                let own = scales::recurrent_bits(layer, self.widths.of(step));
                 let exponent = self.scales.bits[value].min(own) as i32;
                 let exponent = self.scales.shared[value].map_or(exponent, |shared| shared.min(exponent));
                 let exponent = exponent.clamp(*OUTPUT_EXPONENTS.start(), *OUTPUT_EXPONENTS.end());
@@ -322,7 +317,7 @@ impl Builder<'_> {
                 output = self.tensor(value, &step.name, Element::I16, exponent, (-one, one));
                 let input = &self.graph.tensors[inputs[0]];
                 let extent = self.ranges.extent(value);
-                let narrow = self.width == Width::Narrow;
+                let narrow = self.widths.of(step) == Width::Narrow;
                 let headroom = self.options.headroom;
                 Operator::Recurrent(recurrent::quantize(
                     step, layer, extent, headroom, narrow, input, &output,

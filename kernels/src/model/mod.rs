@@ -3,6 +3,7 @@
 mod file;
 pub(crate) mod graph;
 mod layer;
+mod memory;
 pub(crate) mod plan;
 mod stream;
 #[allow(warnings, missing_docs, unsafe_op_in_unsafe_fn, clippy::all, clippy::undocumented_unsafe_blocks, unreachable_pub)]
@@ -16,6 +17,7 @@ use thiserror::Error;
 pub(crate) use file::{Metadata, encode};
 use graph::{Element, Graph, Tensor};
 pub use layer::LayerInfo;
+pub use memory::BufferInfo;
 use plan::Plan;
 pub use stream::{Stream, StreamError};
 use validate::Proof;

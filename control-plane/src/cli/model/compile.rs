@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use haca_kernels::import::{self, Accumulator, CompileOptions, CompileReport, Compiled, Stage};
+use haca_kernels::import::{self, Accumulator, CompileOptions, CompileReport, Compiled, RangeMethod, Stage};
 use haca_kernels::{LoadError, Model};
 use haca_wire::ModelId;
 use serde_json::json;
@@ -14,8 +14,9 @@ use crate::cli::{output, progress, read};
 /// the calibration rows, which should look like the rows that will be asked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
-  haca model compile mlp.onnx --calibrate rows.npy -o mlp.haca")]
+Examples:
+  haca model compile mlp.onnx --calibrate rows.npy -o mlp.haca
+  haca model compile lstm.onnx --calibrate rows.npy --max-error 5e-4 -o lstm.haca")]
 pub(crate) struct Args {
     /// The ONNX model
     #[arg(value_name = "IN.onnx")]
@@ -38,9 +39,41 @@ pub(crate) struct Args {
     /// Width of the exact sums in dense layers
     #[arg(long, value_enum, default_value_t)]
     accumulator: AccumulatorWidth,
+    /// How the ranges of tensors between input and output are taken from the rows
+    #[arg(long, value_enum, default_value_t)]
+    calibration: Ranges,
+    /// Percent of the magnitudes that a range keeps with `--calibration percentile`
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.99, value_parser = percent)]
+    percentile: f64,
+    /// Largest error that is accepted, as a share of the output's range: a fifth of the rows is held back to measure it,
+    /// and layers get wider sums until it is reached
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    max_error: Option<f64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// [`RangeMethod`] as it is typed.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Ranges {
+    /// From the least to the largest value
+    #[default]
+    MinMax,
+    /// What --percentile keeps
+    Percentile,
+    /// Least mean square error of rounding and saturation together
+    Mse,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    percent.ok_or_else(|| "a number above 0, at most 100".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "a share of the output's range, above 0 and at most 1".to_owned())
 }
 
 /// [`Accumulator`] as it is typed.
@@ -68,6 +101,12 @@ impl Args {
                 AccumulatorWidth::Narrow => Accumulator::Narrow,
                 AccumulatorWidth::Wide => Accumulator::Wide,
             },
+            ranges: match self.calibration {
+                Ranges::MinMax => RangeMethod::MinMax,
+                Ranges::Percentile => RangeMethod::Percentile(self.percentile),
+                Ranges::Mse => RangeMethod::MeanSquare,
+            },
+            max_error: self.max_error,
             ..CompileOptions::default()
         };
         let bar = progress::bar(calibration.rows() as u64, "calibrating");
@@ -115,7 +154,18 @@ fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 
 fn as_text(path: &Path, id: ModelId, bytes: usize, report: &CompileReport) -> String {
     let mut table = output::table(
-        ["layer", "operator", "from", "output", "weights", "sums", "scale", "saturated", "largest error"],
+        [
+            "layer",
+            "operator",
+            "from",
+            "output",
+            "weights",
+            "sums",
+            "scale",
+            "range",
+            "saturated",
+            "largest error",
+        ],
         4,
     );
     for layer in &report.layers {
@@ -132,15 +182,18 @@ fn as_text(path: &Path, id: ModelId, bytes: usize, report: &CompileReport) -> St
             },
             format!("{} bit", info.accumulator_bits),
             format!("2^{}", -info.output_exponent),
+            format!("{:.4} to {:.4}", layer.range.0, layer.range.1),
             layer.saturations.to_string(),
             format!("{:.3e}", layer.max_error),
         ]);
     }
     let mut text = format!("{}  {}\nid  {id}\n\n", path.display(), output::bytes(bytes));
     text += &output::lines(&table);
+    text += &outputs(report);
     text += &format!(
-        "\nerror against float on {} calibration rows: largest {:.3e}, mean {:.3e}; {:.4} % of the output's range of {:.4}\n",
+        "\nerror against float on {} {} rows: largest {:.3e}, mean {:.3e}; {:.4} % of the output's range of {:.4}\n",
         report.rows,
+        if report.held_back > 0 { "held-back" } else { "calibration" },
         report.max_error,
         report.mean_error,
         100.0 * report.relative_error(),
@@ -153,10 +206,31 @@ fn as_text(path: &Path, id: ModelId, bytes: usize, report: &CompileReport) -> St
     text
 }
 
+/// Elements of the output that the text shows; JSON has all.
+const SHOWN: usize = 16;
+
+/// Agreement with the float model by element of the output.
+fn outputs(report: &CompileReport) -> String {
+    let mut table = output::table(["output", "range", "largest error", "mean error", "correlation"], 1);
+    for (index, element) in report.outputs.iter().enumerate().take(SHOWN) {
+        table.add_row([
+            format!("{index}"),
+            format!("{:.4} to {:.4}", element.minimum, element.maximum),
+            format!("{:.3e}", element.max_error),
+            format!("{:.3e}", element.mean_error),
+            element.correlation.map_or("-".to_owned(), |correlation| format!("{correlation:.9}")),
+        ]);
+    }
+    let rest = report.outputs.len().saturating_sub(SHOWN);
+    let more = if rest > 0 { format!("and {rest} more, in the JSON\n") } else { String::new() };
+    format!("\n{}{more}", output::lines(&table))
+}
+
 fn as_json(path: &Path, id: ModelId, bytes: usize, report: &CompileReport) -> serde_json::Value {
     let layers: Vec<_> = (report.layers.iter())
         .map(|layer| {
             let mut value = super::inspect::layer_as_json(&layer.layer);
+            value["range"] = json!(layer.range);
             value["saturations"] = json!(layer.saturations);
             value["max_error"] = json!(layer.max_error);
             value
@@ -168,8 +242,16 @@ fn as_json(path: &Path, id: ModelId, bytes: usize, report: &CompileReport) -> se
         "bytes": bytes,
         "served_output": report.served_output,
         "dropped_outputs": report.dropped_outputs,
+        "outputs": report.outputs.iter().map(|element| json!({
+            "minimum": element.minimum,
+            "maximum": element.maximum,
+            "max_error": element.max_error,
+            "mean_error": element.mean_error,
+            "correlation": element.correlation,
+        })).collect::<Vec<_>>(),
         "calibration": {
             "rows": report.rows,
+            "held_back": report.held_back,
             "max_error": report.max_error,
             "mean_error": report.mean_error,
             "range": report.range,

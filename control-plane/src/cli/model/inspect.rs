@@ -1,15 +1,16 @@
 //! `haca model inspect`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use haca_kernels::{Dtype, LayerInfo, Model};
+use haca_kernels::{BufferInfo, Dtype, LayerInfo, Model};
 use haca_wire::{Digest, ModelId};
 use serde_json::json;
 
 use crate::cli::{output, read};
 
-/// Shows a compiled model: its id, what it takes and gives, its error on the calibration rows, and its layers. The
-/// file is checked as a server checks it.
+/// Shows a compiled model: its id, what it takes and gives, its error on the calibration rows, its layers, and where in
+/// memory they work. The file is checked as a server checks it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -97,7 +98,30 @@ fn as_text(model: &Model) -> String {
     }
     // The facts need no header; the table library prints an empty one.
     let facts: String = output::lines(&facts).lines().skip(1).map(|line| format!("{line}\n")).collect();
-    format!("{facts}\n{}", output::lines(&layers))
+    format!("{facts}\n{}\n{}", output::lines(&layers), memory_plan(model))
+}
+
+/// The buffers, and how large their arenas are.
+fn memory_plan(model: &Model) -> String {
+    let mut table = output::table(["buffer", "arena", "at", "bytes a row"], 2);
+    let mut arenas: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut sum = 0;
+    for BufferInfo { tensor, element, offset, bytes } in model.buffers() {
+        table.add_row([tensor, element.to_owned(), offset.to_string(), bytes.to_string()]);
+        let size = arenas.entry(element).or_default();
+        *size = (*size).max(offset + bytes);
+        sum += bytes;
+    }
+    let all: usize = arenas.values().sum();
+    let arenas: Vec<String> =
+        arenas.iter().map(|(element, size)| format!("{element} {}", output::bytes(*size))).collect();
+    format!(
+        "{}\narenas for each row of a batch: {}; {} in all, {} without reuse\n",
+        output::lines(&table),
+        arenas.join(", "),
+        output::bytes(all),
+        output::bytes(sum),
+    )
 }
 
 fn as_json(model: &Model) -> serde_json::Value {
@@ -118,6 +142,12 @@ fn as_json(model: &Model) -> serde_json::Value {
             "mean_error": calibration.mean_error,
             "range": calibration.range,
         },
+        "buffers": model.buffers().map(|buffer| json!({
+            "tensor": buffer.tensor,
+            "arena": buffer.element,
+            "offset_per_row": buffer.offset,
+            "bytes_per_row": buffer.bytes,
+        })).collect::<Vec<_>>(),
         "layers": model.layers().map(|layer| layer_as_json(&layer)).collect::<Vec<_>>(),
     })
 }

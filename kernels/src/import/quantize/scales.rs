@@ -1,6 +1,6 @@
 //! What is chosen for all values before any layer: bits, scales that several values share, and which are served.
 
-use super::{Width, exponent_for};
+use super::{Width, Widths, exponent_for};
 use crate::import::CompileOptions;
 use crate::import::calibrate::Ranges;
 use crate::import::float::{FloatGraph, Function, Operation, Step, Value};
@@ -46,7 +46,7 @@ impl Scales {
         float: &FloatGraph,
         ranges: &Ranges,
         options: &CompileOptions,
-        width: Width,
+        widths: &Widths,
     ) -> Scales {
         let count = float.shapes.len();
         let mut bits = vec![15; count];
@@ -55,12 +55,11 @@ impl Scales {
         let mut read = vec![false; count];
         // From the last step to the first: what reads a value is known before the value.
         for step in float.steps.iter().rev() {
+            let narrow = widths.of(step) == Width::Narrow;
             let own = match &step.operation {
-                Operation::Dense { bias, weights } if width == Width::Narrow => {
-                    activation_bits(weights.len() / bias.len())
-                }
-                Operation::Conv(conv) if width == Width::Narrow => activation_bits(conv.inputs()),
-                Operation::Recurrent(layer) if width == Width::Narrow => activation_bits(layer.features),
+                Operation::Dense { bias, weights } if narrow => activation_bits(weights.len() / bias.len()),
+                Operation::Conv(conv) if narrow => activation_bits(conv.inputs()),
+                Operation::Recurrent(layer) if narrow => activation_bits(layer.features),
                 _ if keeps_scale(step) => bits[step.output],
                 _ => 15,
             };
@@ -72,12 +71,12 @@ impl Scales {
             }
         }
         let mut scales = Scales { bits, shared: vec![None; count], served };
-        scales.share(float, ranges, options, width);
+        scales.share(float, ranges, options, widths);
         scales
     }
 
     /// Gives each group of values that moves and maxima bring together one exponent, and one element type.
-    fn share(&mut self, float: &FloatGraph, ranges: &Ranges, options: &CompileOptions, width: Width) {
+    fn share(&mut self, float: &FloatGraph, ranges: &Ranges, options: &CompileOptions, widths: &Widths) {
         let mut groups: Vec<Value> = (0..float.shapes.len()).collect();
         let mut grouped = vec![false; groups.len()];
         fn root(groups: &[Value], mut value: Value) -> Value {
@@ -109,7 +108,7 @@ impl Scales {
             let group = root(&groups, step.output);
             let fixed = match &step.operation {
                 Operation::Function(Function::Sigmoid | Function::Tanh) => Some(15),
-                Operation::Recurrent(layer) => Some(recurrent_bits(layer, width)),
+                Operation::Recurrent(layer) => Some(recurrent_bits(layer, widths.of(step))),
                 Operation::ArgMax { .. } => Some(0),
                 _ => None,
             };

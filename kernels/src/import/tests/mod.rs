@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::onnx::*;
 use super::*;
-use crate::Backend;
+use crate::{Backend, Dtype, Executor};
 
 fn tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     TensorProto {
