@@ -10,7 +10,7 @@ use core::arch::x86_64::*;
 
 use super::super::scratch::Block;
 use super::steps::Instructions;
-use super::{Constants, GATE_TABLE, PackedRecurrent, UNITS, Words};
+use super::{Constants, GATE_TABLE, PackedRecurrent, Pairs, UNITS, Words};
 use crate::spec::activation::one;
 use crate::spec::recurrence::STATE_BOUND;
 
@@ -24,9 +24,11 @@ impl Instructions for Avx2 {
     unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
         // SAFETY: the caller keeps the trait's contract.
         unsafe {
-            match layer.splits.input {
-                0 => project::<G>(layer, at, first, steps),
-                _ => project_split::<G>(layer, at, first, steps),
+            match (layer.splits.input, layer.is_halved) {
+                (0, true) => project::<G, 1>(layer, at, first, steps),
+                (0, false) => project::<G, 2>(layer, at, first, steps),
+                (_, true) => project_split::<G, 1>(layer, at, first, steps),
+                (_, false) => project_split::<G, 2>(layer, at, first, steps),
             }
         }
     }
@@ -41,9 +43,11 @@ impl Instructions for Avx2 {
     ) {
         // SAFETY: the caller keeps the trait's contract.
         unsafe {
-            match layer.splits.state {
-                0 => advance::<G>(layer, at, group, step, before, after),
-                _ => advance_split::<G>(layer, at, group, step, before, after),
+            match (layer.splits.state, layer.is_halved) {
+                (0, true) => advance::<G, 1>(layer, at, group, step, before, after),
+                (0, false) => advance::<G, 2>(layer, at, group, step, before, after),
+                (_, true) => advance_split::<G, 1>(layer, at, group, step, before, after),
+                (_, false) => advance_split::<G, 2>(layer, at, group, step, before, after),
             }
         }
     }
@@ -52,16 +56,29 @@ impl Instructions for Avx2 {
 /// The two halves of a group's 32-bit values.
 type Halves = [__m256i; 2];
 
+/// Where the vectors of each half of a group's weights begin. `S` is 1 where the halves lie apart, 2 where their vectors take
+/// turns.
+fn halves<const S: usize>(weights: &[Pairs]) -> [*const __m256i; 2] {
+    let vectors = weights.as_ptr().cast::<__m256i>();
+    // There are twice as many vectors as pairs: the second half begins at the middle or at the second of them.
+    [vectors, vectors.wrapping_add(if S == 1 { weights.len() } else { 1 })]
+}
+
 /// The inputs' shares of the gates' arguments for `steps` steps from step `first`, `[step][group][row][gate]`.
 ///
 /// # Safety
 /// As [`Instructions`]; there are so many steps, and shares for them.
 #[target_feature(enable = "avx2")]
-unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
+unsafe fn project<const G: usize, const S: usize>(
+    layer: &PackedRecurrent,
+    at: &Block<'_>,
+    first: usize,
+    steps: usize,
+) {
     let (groups, pairs) = (layer.groups(), layer.features.div_ceil(2));
     for group in 0..groups {
         let constants = &layer.constants[group];
-        let weights = layer.input[group * pairs * G..][..pairs * G].as_ptr().cast::<__m256i>();
+        let weights = halves::<S>(&layer.input[group * pairs * G..][..pairs * G]);
         for row in 0..at.rows {
             let place = |step: usize| (step * groups + group) * at.rows * G + row * G;
             // SAFETY: a row has `features` values for each step, and the pair beyond an odd last one lies in the row's
@@ -69,18 +86,22 @@ unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first
             unsafe {
                 let x = at.x.add(row * at.x_stride + first * layer.features);
                 for half in 0..layer.halves(group) {
-                    let weights = weights.add(half);
+                    let weights = [weights[half]];
                     let mut step = 0;
                     while step + ROWS <= steps {
-                        let sums =
-                            sums::<ROWS, 1, G>(weights, pairs, x.add(step * layer.features), layer.features);
+                        let sums = sums::<ROWS, 1, G, S>(
+                            weights,
+                            pairs,
+                            x.add(step * layer.features),
+                            layer.features,
+                        );
                         for (index, [sums]) in sums.iter().enumerate() {
                             share::<G>(constants, half, sums, at.shares.add(place(step + index)));
                         }
                         step += ROWS;
                     }
                     if step < steps {
-                        let [[sums]] = sums::<1, 1, G>(weights, pairs, x.add(step * layer.features), 0);
+                        let [[sums]] = sums::<1, 1, G, S>(weights, pairs, x.add(step * layer.features), 0);
                         share::<G>(constants, half, &sums, at.shares.add(place(step)));
                     }
                 }
@@ -94,20 +115,25 @@ unsafe fn project<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first
 /// # Safety
 /// As [`project`].
 #[target_feature(enable = "avx2")]
-unsafe fn project_split<const G: usize>(layer: &PackedRecurrent, at: &Block<'_>, first: usize, steps: usize) {
+unsafe fn project_split<const G: usize, const S: usize>(
+    layer: &PackedRecurrent,
+    at: &Block<'_>,
+    first: usize,
+    steps: usize,
+) {
     let (groups, pairs) = (layer.groups(), layer.features.div_ceil(2));
     let split = layer.splits.input;
     for group in 0..groups {
         let constants = &layer.constants[group];
-        let weights = layer.input[group * pairs * G..][..pairs * G].as_ptr().cast::<__m256i>();
+        let weights = halves::<S>(&layer.input[group * pairs * G..][..pairs * G]);
         for row in 0..at.rows {
-            for half in 0..layer.halves(group) {
+            for (half, &weights) in weights.iter().enumerate().take(layer.halves(group)) {
                 for step in 0..steps {
                     // SAFETY: as in `project`.
                     unsafe {
                         let x = at.x.add(row * at.x_stride + (first + step) * layer.features);
                         let to = at.shares.add((step * groups + group) * at.rows * G + row * G);
-                        let sums = split_sums::<G>(weights.add(half), pairs, x, split);
+                        let sums = split_sums::<G, S>(weights, pairs, x, split);
                         share_split::<G>(constants, half, &sums, to);
                     }
                 }
@@ -175,7 +201,7 @@ unsafe fn store_share(constants: &Constants, half: usize, gate: usize, share: __
 /// # Safety
 /// As [`Instructions`]; `before` and `after` hold the hidden states of all rows.
 #[target_feature(enable = "avx2")]
-unsafe fn advance<const G: usize>(
+unsafe fn advance<const G: usize, const S: usize>(
     layer: &PackedRecurrent,
     at: &Block<'_>,
     group: usize,
@@ -186,52 +212,55 @@ unsafe fn advance<const G: usize>(
     let (groups, pairs) = (layer.groups(), layer.hidden.div_ceil(2));
     let stride = groups * UNITS;
     let constants = &layer.constants[group];
-    let weights = layer.recurrent[group * pairs * G..][..pairs * G].as_ptr().cast::<__m256i>();
+    let weights = halves::<S>(&layer.recurrent[group * pairs * G..][..pairs * G]);
     // SAFETY: states, cells and shares are there for `rows` rows of whole groups.
     unsafe {
         let place =
             Place { at, layer, group, shares: at.shares.add((step * groups + group) * at.rows * G), after };
-        let argument = |row: usize, gate: usize, half: usize, sum: __m256i| {
-            let total = _mm256_add_epi32(sum, load(place.shares.add(row * G + gate), half));
-            _mm256_srav_epi32(total, load(&raw const constants.shift[gate], half))
-        };
-        let finish = |row: usize, sums: [[__m256i; G]; 2]| {
-            let arguments = |gate: usize| [0, 1].map(|half| argument(row, gate, half, sums[half][gate]));
+        let finish = |row: usize, sums: &[[__m256i; G]; 2]| {
+            let shares = place.shares.add(row * G);
+            let mut arguments = [[_mm256_setzero_si256(); 2]; G];
+            for (gate, arguments) in arguments.iter_mut().enumerate() {
+                for (half, argument) in arguments.iter_mut().enumerate() {
+                    let total = _mm256_add_epi32(sums[half][gate], load(shares.add(gate), half));
+                    *argument = _mm256_srav_epi32(total, load(&raw const constants.shift[gate], half));
+                }
+            }
             let after_reset = |reset: Halves| {
-                [0, 1].map(|half| {
-                    let state =
-                        _mm256_add_epi32(sums[half][2], load(&raw const constants.recurrent_bias, half));
-                    let sum = multiply_wide(reset[half], state);
-                    after_reset(
-                        sum,
-                        load(place.shares.add(row * G + 2), half),
-                        load(&raw const constants.shift[2], half),
-                    )
-                })
+                let mut arguments = reset;
+                for (half, argument) in arguments.iter_mut().enumerate() {
+                    let bias = load(&raw const constants.recurrent_bias, half);
+                    let sum = multiply_wide(*argument, _mm256_add_epi32(sums[half][2], bias));
+                    let shift = load(&raw const constants.shift[2], half);
+                    *argument = after_reset(sum, load(shares.add(2), half), shift);
+                }
+                arguments
             };
-            finish::<G>(&place, row, arguments, after_reset);
+            finish::<G>(&place, row, &arguments, after_reset);
         };
         let whole = layer.halves(group) == 2;
         let mut row = 0;
         while row + ROWS <= at.rows {
             let x = before.add(row * stride);
-            let first = sums::<ROWS, 1, G>(weights, pairs, x, stride);
+            let first = sums::<ROWS, 1, G, S>([weights[0]], pairs, x, stride);
             let second = match whole {
-                true => sums::<ROWS, 1, G>(weights.add(1), pairs, x, stride),
+                true => sums::<ROWS, 1, G, S>([weights[1]], pairs, x, stride),
                 false => [[[_mm256_setzero_si256(); G]; 1]; ROWS],
             };
             for (index, ([first], [second])) in first.iter().zip(&second).enumerate() {
-                finish(row + index, [*first, *second]);
+                finish(row + index, &[*first, *second]);
             }
             row += ROWS;
         }
         if row < at.rows {
             let x = before.add(row * stride);
             let sums = match whole {
-                true => sums::<1, 2, G>(weights, pairs, x, stride)[0],
-                false => [sums::<1, 1, G>(weights, pairs, x, stride)[0][0], [_mm256_setzero_si256(); G]],
+                true => sums::<1, 2, G, S>(weights, pairs, x, stride)[0],
+                false => {
+                    [sums::<1, 1, G, S>([weights[0]], pairs, x, stride)[0][0], [_mm256_setzero_si256(); G]]
+                }
             };
-            finish(row, sums);
+            finish(row, &sums);
         }
     }
 }
@@ -241,7 +270,7 @@ unsafe fn advance<const G: usize>(
 /// # Safety
 /// As [`advance`].
 #[target_feature(enable = "avx2")]
-unsafe fn advance_split<const G: usize>(
+unsafe fn advance_split<const G: usize, const S: usize>(
     layer: &PackedRecurrent,
     at: &Block<'_>,
     group: usize,
@@ -251,7 +280,7 @@ unsafe fn advance_split<const G: usize>(
 ) {
     let (groups, pairs) = (layer.groups(), layer.hidden.div_ceil(2));
     let constants = &layer.constants[group];
-    let weights = layer.recurrent[group * pairs * G..][..pairs * G].as_ptr().cast::<__m256i>();
+    let weights = halves::<S>(&layer.recurrent[group * pairs * G..][..pairs * G]);
     let split = layer.splits.state;
     // SAFETY: states, cells and shares are there for `rows` rows of whole groups.
     unsafe {
@@ -259,32 +288,35 @@ unsafe fn advance_split<const G: usize>(
             Place { at, layer, group, shares: at.shares.add((step * groups + group) * at.rows * G), after };
         for row in 0..at.rows {
             let x = before.add(row * groups * UNITS);
-            let sums = [0, 1].map(|half| split_sums::<G>(weights.add(half), pairs, x, split));
+            let sums = [0, 1].map(|half| split_sums::<G, S>(weights[half], pairs, x, split));
             let count = _mm_cvtsi32_si128(split as i32);
-            let arguments = |gate: usize| {
-                [0, 1].map(|half| {
+            let shares = place.shares.add(row * G);
+            let mut arguments = [[_mm256_setzero_si256(); 2]; G];
+            for (gate, arguments) in arguments.iter_mut().enumerate() {
+                for (half, argument) in arguments.iter_mut().enumerate() {
                     let [high, low] = sums[half][gate];
-                    let low = _mm256_add_epi32(low, load(place.shares.add(row * G + gate), half));
+                    let low = _mm256_add_epi32(low, load(shares.add(gate), half));
                     let met = _mm256_add_epi32(high, _mm256_sra_epi32(low, count));
-                    _mm256_srav_epi32(met, load(&raw const constants.shift[gate], half))
-                })
-            };
+                    *argument = _mm256_srav_epi32(met, load(&raw const constants.shift[gate], half));
+                }
+            }
             let after_reset = |reset: Halves| {
-                [0, 1].map(|half| {
+                let mut arguments = reset;
+                for (half, argument) in arguments.iter_mut().enumerate() {
                     let [high, low] = sums[half][2];
                     let high = _mm256_add_epi32(high, load(&raw const constants.recurrent_high, half));
                     let low = _mm256_add_epi32(low, load(&raw const constants.recurrent_bias, half));
-                    let (high, low) = (multiply_wide(reset[half], high), multiply_wide(reset[half], low));
-                    let sum =
-                        [0, 1].map(|odd| _mm256_add_epi64(_mm256_sll_epi64(high[odd], count), low[odd]));
-                    after_reset(
-                        sum,
-                        load(place.shares.add(row * G + 2), half),
-                        load(&raw const constants.shift[2], half),
-                    )
-                })
+                    let (high, low) = (multiply_wide(*argument, high), multiply_wide(*argument, low));
+                    let sum = [
+                        _mm256_add_epi64(_mm256_sll_epi64(high[0], count), low[0]),
+                        _mm256_add_epi64(_mm256_sll_epi64(high[1], count), low[1]),
+                    ];
+                    let shift = load(&raw const constants.shift[2], half);
+                    *argument = after_reset(sum, load(shares.add(2), half), shift);
+                }
+                arguments
             };
-            finish::<G>(&place, row, arguments, after_reset);
+            finish::<G>(&place, row, &arguments, after_reset);
         }
     }
 }
@@ -293,11 +325,11 @@ unsafe fn advance_split<const G: usize>(
 /// it is exact.
 ///
 /// # Safety
-/// AVX2; the vectors of `G * pairs` pairs at `weights`, of which every other is read for one half; `2 * pairs` values at
-/// `x` and each of `R - 1` strides after.
+/// AVX2; at `weights`, for each half, `G * pairs` vectors, one in every `S`; `2 * pairs` values at `x` and each of `R - 1`
+/// strides after.
 #[target_feature(enable = "avx2")]
-unsafe fn sums<const R: usize, const V: usize, const G: usize>(
-    weights: *const __m256i,
+unsafe fn sums<const R: usize, const V: usize, const G: usize, const S: usize>(
+    weights: [*const __m256i; V],
     pairs: usize,
     x: *const i16,
     stride: usize,
@@ -311,7 +343,7 @@ unsafe fn sums<const R: usize, const V: usize, const G: usize>(
         for gate in 0..G {
             for half in 0..V {
                 // SAFETY: the caller has these vectors, and `Pairs` is aligned as they are.
-                let weight = unsafe { _mm256_load_si256(weights.add((pair * G + gate) * 2 + half)) };
+                let weight = unsafe { _mm256_load_si256(weights[half].add((pair * G + gate) * S)) };
                 for (sums, &x) in sums.iter_mut().zip(&x) {
                     sums[half][gate] = _mm256_add_epi32(sums[half][gate], _mm256_madd_epi16(x, weight));
                 }
@@ -326,7 +358,7 @@ unsafe fn sums<const R: usize, const V: usize, const G: usize>(
 /// # Safety
 /// As [`sums`].
 #[target_feature(enable = "avx2")]
-unsafe fn split_sums<const G: usize>(
+unsafe fn split_sums<const G: usize, const S: usize>(
     weights: *const __m256i,
     pairs: usize,
     x: *const i16,
@@ -340,7 +372,7 @@ unsafe fn split_sums<const G: usize>(
         let x = unsafe { _mm256_set1_epi32(x.add(2 * pair).cast::<i32>().read_unaligned()) };
         for gate in 0..G {
             // SAFETY: as in `sums`.
-            let weight = unsafe { _mm256_load_si256(weights.add((pair * G + gate) * 2)) };
+            let weight = unsafe { _mm256_load_si256(weights.add((pair * G + gate) * S)) };
             whole[gate] = _mm256_add_epi32(whole[gate], _mm256_madd_epi16(x, weight));
             let weight = _mm256_sra_epi16(weight, count);
             high[gate] = _mm256_add_epi32(high[gate], _mm256_madd_epi16(x, weight));
@@ -370,15 +402,12 @@ struct Place<'a, 'b> {
 unsafe fn finish<const G: usize>(
     place: &Place<'_, '_>,
     row: usize,
-    arguments: impl Fn(usize) -> Halves,
+    arguments: &[Halves; G],
     after_reset: impl Fn(Halves) -> Halves,
 ) {
     let (layer, groups) = (place.layer, place.layer.groups());
     let states = layer.states;
-    let packed = |gate: usize| {
-        let [low, high] = arguments(gate);
-        _mm256_packs_epi32(low, high)
-    };
+    let packed = |gate: usize| _mm256_packs_epi32(arguments[gate][0], arguments[gate][1]);
     let rounded = |value: __m256i, shift: i32| {
         let value = _mm256_add_epi32(value, _mm256_set1_epi32(1 << (shift - 1)));
         _mm256_sra_epi32(value, _mm_cvtsi32_si128(shift))
@@ -458,53 +487,78 @@ fn after_reset(sum: [__m256i; 2], input: __m256i, shift: __m256i) -> __m256i {
     _mm256_blend_epi32::<0xaa>(even, _mm256_slli_epi64::<32>(odd))
 }
 
-/// `(keep * cell + written * 2^(exponent - 15) + 2^14) >> 15`, bounded. `keep` has 15 bits.
+/// `(keep * cell + written * 2^(exponent - 15) + 2^14) >> 15`, bounded. `keep` has 15 bits, with zeros above.
+///
+/// In 32 bits, with `cell = high * 2^16 + low` and a low half with sign: `keep * low` has 30 bits, `keep * high` 29 and is
+/// a multiple of the divisor. So are the high bits of what is written; the low 15 go with `keep * low`.
 #[target_feature(enable = "avx2")]
 fn update(exponent: i32, keep: __m256i, cell: __m256i, written: __m256i) -> __m256i {
-    let half = _mm256_set1_epi64x(1 << 14);
-    let kept = multiply_wide(keep, cell);
-    let written = multiply_wide(written, _mm256_set1_epi32(1 << (exponent - 15)));
-    let sum = [0, 1].map(|odd| _mm256_add_epi64(_mm256_add_epi64(kept[odd], written[odd]), half));
-    // The result fits 32 bits: those from bit 15 on.
-    let [even, odd] = [_mm256_srli_epi64::<15>(sum[0]), _mm256_slli_epi64::<17>(sum[1])];
-    bounded(_mm256_blend_epi32::<0xaa>(even, odd), _mm256_set1_epi32(STATE_BOUND))
+    let high = _mm256_srai_epi32::<16>(_mm256_add_epi32(cell, _mm256_set1_epi32(1 << 15)));
+    // The upper halves meet zeros: a multiply-add of halves is the product of the lower ones.
+    let (high, low) = (_mm256_madd_epi16(keep, high), _mm256_madd_epi16(keep, cell));
+    let (left, right) = (_mm_cvtsi32_si128(exponent - 15), _mm_cvtsi32_si128(30 - exponent));
+    let written_low = _mm256_and_si256(_mm256_sll_epi32(written, left), _mm256_set1_epi32(0x7fff));
+    let low = _mm256_add_epi32(_mm256_add_epi32(low, written_low), _mm256_set1_epi32(1 << 14));
+    let high = _mm256_add_epi32(_mm256_slli_epi32::<1>(high), _mm256_sra_epi32(written, right));
+    bounded(_mm256_add_epi32(high, _mm256_srai_epi32::<15>(low)), _mm256_set1_epi32(STATE_BOUND))
 }
 
 /// `spec::gate`'s function of 16 arguments in each of `N` vectors.
-///
-/// A coefficient is looked up in eight tables of eight: a byte's index within its table selects there, and one that lies
-/// in another table has its highest bit set, for which a shuffle gives zero. Gathers take longer.
 #[target_feature(enable = "avx2")]
 fn half_tanh<const N: usize>(x: [__m256i; N]) -> [__m256i; N] {
-    let magnitude = x.map(|x| _mm256_min_epu16(_mm256_abs_epi16(x), _mm256_set1_epi16(i16::MAX)));
-    // Twice the segment in the low byte, and one more in the high byte.
-    let bytes = magnitude.map(|magnitude| {
-        let segment = _mm256_srli_epi16::<9>(magnitude);
+    let mut bytes = [_mm256_setzero_si256(); N];
+    let mut magnitudes = bytes;
+    let mut all = _mm256_setzero_si256();
+    for at in 0..N {
+        magnitudes[at] = _mm256_min_epu16(_mm256_abs_epi16(x[at]), _mm256_set1_epi16(i16::MAX));
+        // Twice the segment in the low byte, and one more in the high byte.
+        let segment = _mm256_srli_epi16::<9>(magnitudes[at]);
         let twice = _mm256_or_si256(_mm256_slli_epi16::<1>(segment), _mm256_slli_epi16::<9>(segment));
-        _mm256_or_si256(twice, _mm256_set1_epi16(0x0100))
-    });
-    let mut coefficients = [[_mm256_setzero_si256(); N]; 3];
-    for table in 0..8 {
-        let place = _mm256_set1_epi8(16 * table as i8);
-        let index =
-            bytes.map(|bytes| _mm256_add_epi8(_mm256_xor_si256(bytes, place), _mm256_set1_epi8(0x70)));
-        for (values, coefficients) in GATE_TABLE.0.iter().zip(&mut coefficients) {
-            // SAFETY: a coefficient's table is eight aligned vectors of 128 bits.
-            let values = unsafe { _mm_load_si128(values.as_ptr().cast::<__m128i>().add(table)) };
-            let values = _mm256_broadcastsi128_si256(values);
-            for (coefficient, &index) in coefficients.iter_mut().zip(&index) {
-                *coefficient = _mm256_or_si256(*coefficient, _mm256_shuffle_epi8(values, index));
-            }
-        }
+        bytes[at] = _mm256_or_si256(twice, _mm256_set1_epi16(0x0100));
+        all = _mm256_or_si256(all, bytes[at]);
     }
-    std::array::from_fn(|at| {
-        let local = _mm256_and_si256(magnitude[at], _mm256_set1_epi16(511));
-        let [value, linear, square] = coefficients.map(|of| of[at]);
+    // Large arguments are rare: most calls need the first tables only.
+    let coefficients = if _mm256_testz_si256(all, _mm256_set1_epi8(0x60)) == 1 {
+        coefficients::<N, 2>(&bytes)
+    } else if _mm256_testz_si256(all, _mm256_set1_epi8(0x40)) == 1 {
+        coefficients::<N, 4>(&bytes)
+    } else {
+        coefficients::<N, 8>(&bytes)
+    };
+    let mut results = x;
+    for (at, result) in results.iter_mut().enumerate() {
+        let local = _mm256_and_si256(magnitudes[at], _mm256_set1_epi16(511));
+        let [value, linear, square] = coefficients[at];
         let square = _mm256_mulhrs_epi16(square, _mm256_slli_epi16::<6>(local));
         let slope = _mm256_add_epi16(linear, square);
         let rise = _mm256_mulhrs_epi16(slope, _mm256_slli_epi16::<4>(local));
-        _mm256_sign_epi16(_mm256_adds_epi16(value, rise), x[at])
-    })
+        *result = _mm256_sign_epi16(_mm256_adds_epi16(value, rise), *result);
+    }
+    results
+}
+
+/// The coefficients of segments, from the first `TABLES` of the eight tables of eight segments into which a shuffle can
+/// look.
+///
+/// A byte's index within its own table selects there; in another table's turn it has its highest bit set, for which a
+/// shuffle gives zero. Gathers take longer.
+#[target_feature(enable = "avx2")]
+fn coefficients<const N: usize, const TABLES: usize>(bytes: &[__m256i; N]) -> [[__m256i; 3]; N] {
+    let mut coefficients = [[_mm256_setzero_si256(); 3]; N];
+    for table in 0..TABLES {
+        let place = _mm256_set1_epi8(16 * table as i8);
+        // SAFETY: a coefficient's table is eight aligned vectors of 128 bits.
+        let tables = GATE_TABLE.0.each_ref().map(|values| unsafe {
+            _mm256_broadcastsi128_si256(_mm_load_si128(values.as_ptr().cast::<__m128i>().add(table)))
+        });
+        for (coefficients, &bytes) in coefficients.iter_mut().zip(bytes) {
+            let index = _mm256_add_epi8(_mm256_xor_si256(bytes, place), _mm256_set1_epi8(0x70));
+            for (coefficient, table) in coefficients.iter_mut().zip(tables) {
+                *coefficient = _mm256_or_si256(*coefficient, _mm256_shuffle_epi8(table, index));
+            }
+        }
+    }
+    coefficients
 }
 
 /// From `half_tanh` to sigmoid: `(value + 2^15 + 1) >> 1`, which is an average without sign.

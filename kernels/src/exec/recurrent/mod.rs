@@ -17,6 +17,7 @@ mod split;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod steps;
 
+use super::Backend;
 use crate::model::Model;
 use crate::model::graph::{Cell, Node, Recurrent, Tensor};
 use crate::spec::coefficients::GATE;
@@ -96,9 +97,11 @@ pub(crate) struct PackedRecurrent {
     pub(super) features: usize,
     pub(super) hidden: usize,
     pub(super) splits: Splits,
-    /// `[group][pair of features][gate]`.
+    /// Whether the halves of a group's weights lie apart.
+    pub(super) is_halved: bool,
+    /// `[group][pair of features][gate]`, or `[group][half][pair of features][gate]`.
     pub(super) input: Vec<Pairs>,
-    /// `[group][pair of hidden units][gate]`.
+    /// Likewise, of pairs of hidden units.
     pub(super) recurrent: Vec<Pairs>,
     pub(super) constants: Vec<Constants>,
     pub(super) states: States,
@@ -114,6 +117,9 @@ impl PackedRecurrent {
         let splits = Splits::new(layer, input, output)?;
         let (hidden, features) = (layer.hidden(), layer.features());
         let groups = hidden.div_ceil(UNITS);
+        // Vectors of 256 bits read one half after the other: a group's weights may fill the first-level cache, a half's
+        // do not.
+        let is_halved = Backend::detect() == Backend::Avx2;
         let mut initial_hidden = vec![0; groups * UNITS];
         let mut initial_cell = vec![0; groups * UNITS];
         for unit in 0..hidden {
@@ -124,8 +130,9 @@ impl PackedRecurrent {
             features,
             hidden,
             splits,
-            input: pack(layer, &layer.input_weights, features),
-            recurrent: pack(layer, &layer.recurrent_weights, hidden),
+            is_halved,
+            input: pack(layer, &layer.input_weights, features, is_halved),
+            recurrent: pack(layer, &layer.recurrent_weights, hidden, is_halved),
             constants: (0..groups).map(|group| constants(layer, input, output, splits, group)).collect(),
             states: layer.states(output),
             initial_hidden,
@@ -170,18 +177,28 @@ pub(crate) fn initial(layer: &Recurrent, output: &Tensor, unit: usize) -> (i16, 
     }
 }
 
-fn pack(layer: &Recurrent, weights: &[i16], inputs: usize) -> Vec<Pairs> {
-    let (hidden, gates) = (layer.hidden(), layer.cell.gates());
+fn pack(layer: &Recurrent, weights: &[i16], inputs: usize, is_halved: bool) -> Vec<Pairs> {
+    let (hidden, gates, pairs) = (layer.hidden(), layer.cell.gates(), inputs.div_ceil(2));
     let weight = |gate: usize, unit: usize, index: usize| {
         let within = unit < hidden && index < inputs;
         if within { weights[(gate * hidden + unit) * inputs + index] } else { 0 }
     };
-    let mut packed = Vec::with_capacity(hidden.div_ceil(UNITS) * inputs.div_ceil(2) * gates);
-    for first in (0..hidden).step_by(UNITS) {
-        for pair in 0..inputs.div_ceil(2) {
+    let halves = if is_halved { 2 } else { 1 };
+    let units = UNITS / halves;
+    let mut packed = Vec::with_capacity(hidden.div_ceil(UNITS) * pairs * gates);
+    let mut vector = [0; 2 * UNITS];
+    let mut filled = 0;
+    for first in (0..hidden.next_multiple_of(UNITS)).step_by(units) {
+        for pair in 0..pairs {
             for gate in 0..gates {
-                let lane = |lane: usize| weight(gate, first + lane / 2, pair * 2 + lane % 2);
-                packed.push(Pairs(std::array::from_fn(lane)));
+                for lane in 0..2 * units {
+                    vector[filled] = weight(gate, first + lane / 2, pair * 2 + lane % 2);
+                    filled += 1;
+                }
+                if filled == vector.len() {
+                    packed.push(Pairs(vector));
+                    filled = 0;
+                }
             }
         }
     }
