@@ -78,7 +78,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     };
     let peers = Peers::load()?;
     let (mut rows, mut agreement) = (Vec::new(), report::new_table());
-    let mut header = vec!["case".to_owned(), "backend".to_owned(), "model KiB".to_owned()];
+    let mut header = ["case", "backend", "model KiB", "load ms"].map(str::to_owned).to_vec();
     header.extend(PEERS.iter().map(|peer| format!("difference from {peer}, of range")));
     agreement.set_header(header);
     for &case in cases {
@@ -88,6 +88,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             case.name().to_owned(),
             measured.ours.backend().name().to_owned(),
             report::figure(measured.ours.model_bytes() as f64 / 1024.0),
+            report::figure(measured.ours.load().as_secs_f64() * 1e3),
         ];
         row.extend(measured.agreement.iter().cloned());
         agreement.add_row(row);

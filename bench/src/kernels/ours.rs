@@ -1,6 +1,7 @@
 //! Our executors with their rows as they arrive: whole rows, or the newest steps of streams.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use haca_kernels::import::{CompileOptions, compile};
 use haca_kernels::npy::Array;
@@ -15,6 +16,7 @@ pub(super) struct Ours {
     form: Form,
     model: Arc<Model>,
     backend: Backend,
+    load: Duration,
     answers: Vec<u8>,
 }
 
@@ -33,7 +35,9 @@ impl Ours {
         let shape = std::iter::once(rows).chain(case.row().iter().copied()).collect();
         let calibration = Array { shape, data: case.rows(1, rows) };
         let compiled = compile(&case.onnx(), &calibration, &CompileOptions::default(), &mut |_| ())?;
+        let start = Instant::now();
         let model = Arc::new(Model::load(&compiled.file)?);
+        let load = start.elapsed();
         let backend = backend.unwrap_or_else(Backend::detect);
         let most = BATCHES[BATCHES.len() - 1].0;
         let form = if case.is_step() {
@@ -43,11 +47,16 @@ impl Ours {
         } else {
             Form::Rows(Executor::with_backend(Arc::clone(&model), most, backend))
         };
-        Ok(Self { form, model, backend, answers: Vec::new() })
+        Ok(Self { form, model, backend, load, answers: Vec::new() })
     }
 
     pub(super) fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// What it took from the bytes of the file to a model that is proven and packed.
+    pub(super) fn load(&self) -> Duration {
+        self.load
     }
 
     pub(super) fn model_bytes(&self) -> usize {
