@@ -106,6 +106,75 @@ fn a_pushed_model_answers_as_it_does_offline_and_its_receipts_hold() {
     .done();
 }
 
+/// Each window of the shipped rows, step by step, gives at its last step what the whole window gives, and the receipts of
+/// its steps hold under a replay; with a step changed, left out or exchanged they do not.
+#[test]
+fn a_streamed_window_answers_as_the_whole_one_and_its_receipts_hold_under_replay() {
+    let node = Node::up();
+    let model = node.path("lstm.haca");
+    let calibration = shipped("recurrent_calibration.npy");
+    haca!("model", "compile", shipped("lstm.onnx"), "--calibrate", calibration, "-o", model).done();
+    node.push(&model, "lstm");
+    let whole = haca_kernels::npy::read(shipped("recurrent_input.npy")).expect("rows");
+    let (window, features) = (whole.shape[1], whole.shape[2]);
+    let write = |name: &str, shape: Vec<usize>, data: Vec<f32>| {
+        let path = node.path(name);
+        haca_kernels::npy::write(&path, &haca_kernels::npy::Array { shape, data }).expect("an array");
+        path
+    };
+    let row = write("row.npy", vec![1, window, features], whole.row(7).to_vec());
+    let steps = write("steps.npy", vec![window, features], whole.row(7).to_vec());
+    let (one, streamed, receipts) = (node.path("one.npy"), node.path("streamed.npy"), node.path("receipts"));
+    let connect = node.connect();
+    haca!("infer", "--connect", connect, "--model", "lstm", "--input", row, "-o", one).done();
+    let said = haca!(
+        "infer",
+        "--connect",
+        connect,
+        "--model",
+        "lstm",
+        "--input",
+        steps,
+        "--stream",
+        "-o",
+        streamed,
+        "--receipts",
+        receipts,
+        "--wait",
+        "durable",
+        "--json",
+    );
+    assert_eq!(said.json()["rows"], window);
+    let (one, all) = (haca_kernels::npy::read(&one), haca_kernels::npy::read(&streamed));
+    let (one, all) = (one.expect("an answer"), all.expect("answers"));
+    assert_eq!(one.row(0), all.row(window - 1));
+
+    let verify = |input: &Path| {
+        haca!(
+            "verify",
+            receipts,
+            "--stream",
+            "--connect-keys",
+            connect,
+            "--model",
+            model,
+            "--input",
+            input,
+            "--output",
+            streamed,
+            "--strict",
+        )
+    };
+    verify(&steps).done();
+    let mut changed = whole.row(7).to_vec();
+    changed.swap(features, 2 * features);
+    let changed = write("changed.npy", vec![window, features], changed);
+    verify(&changed).failed(&[]);
+    let shown = haca!("model", "inspect", model, "--json").json();
+    assert_eq!(shown["stream"]["step_shape"], serde_json::json!([features]));
+    haca!("infer", "--connect", connect, "--model", "lstm", "--input", row, "--stream").failed(&[]);
+}
+
 /// A parked shard hears every message of the log, not only the first.
 #[test]
 fn the_log_is_waited_for_again_and_again() {

@@ -5,12 +5,14 @@
 
 use crate::clock::Clock;
 use crate::metrics::ShardMetrics;
+use crate::refusal::Reason;
 use crate::shard::{Outbox, StreamKey};
 use crate::sign::{BatchSigner, Served};
-use haca_kernels::{Executor, InputError};
+use crate::symbols::Steps;
+use haca_kernels::{Executor, Model};
 use haca_settle::Appender;
 use haca_wire::message::Encoder;
-use haca_wire::message::infer::{Answer, encode_refused};
+use haca_wire::message::infer::{Answer, Step, encode_refused};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::tensor::{self, TensorView};
 use haca_wire::{Digest, Dtype, Mode, RequestId, SessionId, Status, sha256};
@@ -35,6 +37,8 @@ pub(crate) struct Admission {
     pub(crate) received: Instant,
     /// When its answer is worth nothing any more.
     pub(crate) deadline: Option<Instant>,
+    /// The stream that it is a step of.
+    pub(crate) step: Option<Step>,
 }
 
 struct Staged {
@@ -103,63 +107,169 @@ pub(crate) struct Surroundings<'a> {
 /// A model as one shard serves it.
 pub(crate) struct ServedModel {
     pub(crate) entry: ModelEntry,
-    executor: Executor,
+    rows: Batch,
+    /// `None`: the model takes no streams.
+    steps: Option<Batch>,
+    max_delay: Duration,
+}
+
+impl ServedModel {
+    pub(crate) fn new(
+        entry: ModelEntry,
+        executor: Executor,
+        steps: Option<Steps>,
+        max_delay: Duration,
+    ) -> Self {
+        let rows = Batch::new(&entry, Form::Rows(executor));
+        let steps = steps.map(|steps| Batch::new(&entry, Form::Steps(steps)));
+        Self { entry, rows, steps, max_delay }
+    }
+
+    fn batches(&self) -> impl Iterator<Item = &Batch> {
+        std::iter::once(&self.rows).chain(&self.steps)
+    }
+
+    pub(crate) fn accepts(&self, dtype: Dtype) -> bool {
+        self.rows.form.model().accepts(kernel_dtype(dtype))
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.batches().any(|batch| batch.staged.len() == batch.form.max_rows())
+    }
+
+    pub(crate) fn staged(&self) -> usize {
+        self.batches().map(|batch| batch.staged.len()).sum()
+    }
+
+    /// Whether an answer could still be there by `deadline` if the request were staged at `now`.
+    pub(crate) fn can_meet(&self, step: Option<Step>, deadline: Instant, now: Instant) -> bool {
+        let batch = self.steps.as_ref().filter(|_| step.is_some()).unwrap_or(&self.rows);
+        now + batch.run_time <= deadline
+    }
+
+    /// Whether a step of this stream is staged: the next one waits for its run.
+    pub(crate) fn is_waiting(&self, session: SessionId, step: Step) -> bool {
+        self.steps.as_ref().is_some_and(|batch| match &batch.form {
+            Form::Steps(steps) => steps.is_waiting(session, step.symbol),
+            Form::Rows(_) => false,
+        })
+    }
+
+    /// Puts a request into the next batch. Its tensor was checked against the model's shapes and element types.
+    ///
+    /// # Errors
+    /// If a value of the input is refused (NaN), or there is no such stream, or no room for one.
+    pub(crate) fn stage(&mut self, admission: Admission, input: &TensorView<'_>) -> Result<(), Reason> {
+        debug_assert!(!self.is_full(), "the caller runs a full batch first");
+        let batch = match (admission.step, &mut self.steps) {
+            (Some(_), Some(steps)) => steps,
+            (Some(_), None) => return Err(Reason::NoSteps(self.entry.name.clone())),
+            (None, _) => &mut self.rows,
+        };
+        batch.stage(admission, input, self.max_delay)
+    }
+
+    /// Frees the streams of a session that is gone.
+    pub(crate) fn forget(&mut self, session: SessionId) {
+        if let Some(Batch { form: Form::Steps(steps), .. }) = &mut self.steps {
+            steps.forget(session);
+        }
+    }
+
+    /// When what is staged must run, if there is something.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.batches().filter_map(|batch| batch.fire_at).min()
+    }
+
+    /// Runs what is staged and writes the answers. Each leaf is in the log's queue before its answer can leave. Returns
+    /// when it was done, if there was anything.
+    pub(crate) fn run(
+        &mut self,
+        surroundings: &mut Surroundings<'_>,
+        outbox: &mut Outbox,
+    ) -> Option<Instant> {
+        let rows = self.rows.run(&self.entry, surroundings, outbox);
+        let steps = self.steps.as_mut().and_then(|steps| steps.run(&self.entry, surroundings, outbox));
+        steps.or(rows)
+    }
+}
+
+/// In which form a batch is computed.
+enum Form {
+    /// Whole rows.
+    Rows(Executor),
+    /// Steps of streams.
+    Steps(Steps),
+}
+
+impl Form {
+    fn model(&self) -> &Model {
+        match self {
+            Form::Rows(executor) => executor.model(),
+            Form::Steps(steps) => steps.executor().stream().model(),
+        }
+    }
+
+    fn max_rows(&self) -> usize {
+        match self {
+            Form::Rows(executor) => executor.max_rows(),
+            Form::Steps(steps) => steps.executor().max_rows(),
+        }
+    }
+
+    fn write_output(&self, slot: usize, dtype: Dtype, out: &mut [u8]) {
+        match self {
+            Form::Rows(executor) => executor.write_output(slot, kernel_dtype(dtype), out),
+            Form::Steps(steps) => steps.executor().write_output(slot, kernel_dtype(dtype), out),
+        }
+    }
+}
+
+/// What waits for its run together.
+struct Batch {
+    form: Form,
     staged: Vec<Staged>,
     inputs: Rows,
     /// Hashed first, sent once the batch is signed.
     outputs: Rows,
-    max_delay: Duration,
     /// When the batch must run, if one is staged.
     fire_at: Option<Instant>,
     /// Running mean of what a run takes.
     run_time: Duration,
 }
 
-impl ServedModel {
-    pub(crate) fn new(entry: ModelEntry, executor: Executor, max_delay: Duration) -> Self {
-        let max_batch = executor.max_rows();
-        let model = executor.model();
+impl Batch {
+    fn new(entry: &ModelEntry, form: Form) -> Self {
+        let (max_batch, model) = (form.max_rows(), form.model());
         let inputs = Rows::new(model.input_shape(), model.input_len(), max_batch);
-        let outputs = Rows::new(model.output_shape(), model.output_len(), max_batch);
+        let outputs = Rows::new(entry.output_shape.dims(), model.output_len(), max_batch);
         Self {
-            entry,
-            executor,
             staged: Vec::with_capacity(max_batch),
             inputs,
             outputs,
-            max_delay,
             fire_at: None,
             run_time: Duration::ZERO,
+            form,
         }
     }
 
-    pub(crate) fn accepts(&self, dtype: Dtype) -> bool {
-        self.executor.model().accepts(kernel_dtype(dtype))
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.staged.len() == self.executor.max_rows()
-    }
-
-    pub(crate) fn staged(&self) -> usize {
-        self.staged.len()
-    }
-
-    /// Whether an answer could still be there by `deadline` if the request were staged at `now`.
-    pub(crate) fn can_meet(&self, deadline: Instant, now: Instant) -> bool {
-        now + self.run_time <= deadline
-    }
-
-    /// Puts a request into the next batch. Its tensor was checked against the model's shape and element types.
-    ///
-    /// # Errors
-    /// If a value of the input is refused (NaN).
-    pub(crate) fn stage(&mut self, admission: Admission, input: &TensorView<'_>) -> Result<(), InputError> {
-        debug_assert!(!self.is_full(), "the caller runs a full batch first");
+    fn stage(
+        &mut self,
+        admission: Admission,
+        input: &TensorView<'_>,
+        max_delay: Duration,
+    ) -> Result<(), Reason> {
         let slot = self.staged.len();
-        self.executor.stage(slot, kernel_dtype(input.dtype), input.data)?;
+        let dtype = kernel_dtype(input.dtype);
+        match (&mut self.form, admission.step) {
+            (Form::Steps(steps), Some(step)) => steps.stage(admission.session, step, dtype, input.data)?,
+            (Form::Rows(executor), None) => {
+                executor.stage(slot, dtype, input.data).map_err(|error| Reason::Shape(error.to_string()))?
+            }
+            _ => unreachable!("steps go into the batch of steps, rows into that of rows"),
+        }
         self.inputs.get_mut(slot, input.dtype).copy_from_slice(input.data);
-        let latest = admission.received + self.max_delay;
+        let latest = admission.received + max_delay;
         let fire_at = match admission.deadline {
             Some(deadline) => {
                 let lead = self.run_time + WAKE_UP;
@@ -172,15 +282,9 @@ impl ServedModel {
         Ok(())
     }
 
-    /// When the staged batch must run, if there is one.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.fire_at
-    }
-
-    /// Runs what is staged and writes the answers. Each leaf is in the log's queue before its answer can leave. Returns
-    /// when it was done, if there was anything.
-    pub(crate) fn run(
+    fn run(
         &mut self,
+        entry: &ModelEntry,
         surroundings: &mut Surroundings<'_>,
         outbox: &mut Outbox,
     ) -> Option<Instant> {
@@ -193,6 +297,9 @@ impl ServedModel {
         self.fire_at = None;
         // Another model's run may have come between admission and here.
         if self.staged.iter().all(|staged| staged.admission.deadline.is_some_and(|at| at < started)) {
+            if let Form::Steps(steps) = &mut self.form {
+                steps.drop_staged();
+            }
             for Staged { admission, .. } in self.staged.drain(..) {
                 metrics.refusals[Status::DeadlineMissed as usize].add(1);
                 outbox.answer(admission.stream, |out| {
@@ -202,14 +309,21 @@ impl ServedModel {
             }
             return None;
         }
-        self.executor.execute(rows);
+        match &mut self.form {
+            Form::Rows(executor) => executor.execute(rows),
+            Form::Steps(steps) => steps.execute(rows),
+        }
         let completed = clock.unix(Instant::now());
 
         for (slot, Staged { dtype, .. }) in self.staged.iter().enumerate() {
-            self.executor.write_output(slot, kernel_dtype(*dtype), self.outputs.get_mut(slot, *dtype));
+            self.form.write_output(slot, *dtype, self.outputs.get_mut(slot, *dtype));
         }
         self.inputs.hash(self.staged.iter().map(|staged| staged.dtype));
         self.outputs.hash(self.staged.iter().map(|staged| staged.dtype));
+        if let Form::Steps(steps) = &mut self.form {
+            steps.chain(&mut self.inputs.hashes);
+            steps.keep(&self.inputs.hashes);
+        }
         signer.begin();
         let hashes = self.inputs.hashes.iter().zip(&self.outputs.hashes);
         for (Staged { admission, .. }, (input, output)) in self.staged.iter().zip(hashes) {
@@ -221,7 +335,7 @@ impl ServedModel {
                 output: *output,
                 received: clock.unix(admission.received),
             };
-            signer.add(self.entry.id, &served, completed);
+            signer.add(entry.id, &served, completed);
         }
         signer.finish();
         if let Some(log) = log {
@@ -235,7 +349,7 @@ impl ServedModel {
         for (slot, staged) in self.staged.drain(..).enumerate() {
             metrics.service_time.record((signed - staged.admission.received).as_nanos() as u64);
             let data = self.outputs.get(slot, staged.dtype);
-            let output = TensorView { dtype: staged.dtype, shape: self.entry.output_shape, data };
+            let output = TensorView { dtype: staged.dtype, shape: entry.output_shape, data };
             let answer = Answer { id: staged.admission.request, output, receipt: signer.receipt(slot) };
             outbox.answer(staged.admission.stream, |out| answer.encode(encoder, out));
         }
@@ -262,7 +376,7 @@ mod tests {
     use super::*;
     use crate::sign::Signing;
     use haca_kernels::import::{CompileOptions, compile};
-    use haca_kernels::{Model, npy};
+    use haca_kernels::{StreamExecutor, npy};
     use haca_wire::frame::{FrameKind, FrameReader};
     use haca_wire::message::infer::Response;
     use haca_wire::sign::NodeKey;
@@ -297,76 +411,226 @@ mod tests {
 
     const BATCH: usize = 32;
 
-    #[test]
-    fn a_batch_allocates_nothing_once_it_is_warm() {
-        let (onnx, rows) = (
-            include_bytes!("../../bench/models/mlp.onnx"),
-            include_bytes!("../../bench/models/mlp_calibration.npy"),
-        );
+    /// The model as one shard serves it, with room for the streams of one batch.
+    fn served(onnx: &[u8], rows: &[u8]) -> ServedModel {
         let compiled =
             compile(onnx, &npy::parse(rows).unwrap(), &CompileOptions::default(), &mut |_| ()).unwrap();
         let model = Arc::new(Model::load(&compiled.file).unwrap());
+        let stream = model.stream().ok().map(Arc::new);
         let shape = |dims: &[u32]| Shape::new(dims.iter().copied()).unwrap();
         let entry = ModelEntry {
             handle: 1,
-            name: "mlp".into(),
+            name: "model".into(),
             id: haca_wire::ModelId(model.id()),
             input_shape: shape(model.input_shape()),
             output_shape: shape(model.output_shape()),
             accepts_i16: false,
             max_batch: BATCH as u32,
+            step_shape: stream.as_ref().map(|stream| shape(stream.model().input_shape())),
         };
-        let row = vec![0; model.input_len() * 4];
-        let mut served = ServedModel::new(entry, Executor::new(model, BATCH), Duration::ZERO);
-        let signing = Signing {
-            key: Arc::new(NodeKey::from_seed(&[1; 32])),
-            sign_vanilla: true,
-            policy_epoch: 0,
-            evidence: Digest::default(),
-        };
-        let (clock, metrics) = (Clock::new(), ShardMetrics::default());
-        let mut signer = BatchSigner::new(signing, 0, &clock, BATCH);
-        let (mut encoder, mut outbox) = (Encoder::new(), Outbox::default());
-        let mut run = |outbox: &mut Outbox| {
-            for request in 0..BATCH {
-                let admission = Admission {
-                    stream: StreamKey::of_nobody(0),
-                    session: SessionId::default(),
-                    request: RequestId([request as u8; 16]),
-                    mode: Mode::Tee,
-                    received: Instant::now(),
-                    deadline: None,
-                };
-                let input = TensorView { dtype: Dtype::F32, shape: served.entry.input_shape, data: &row };
-                served.stage(admission, &input).unwrap();
-            }
-            let mut surroundings = Surroundings {
-                signer: &mut signer,
-                log: &mut None,
-                encoder: &mut encoder,
-                clock: &clock,
-                metrics: &metrics,
-            };
-            served.run(&mut surroundings, outbox).unwrap();
-        };
-        for _ in 0..3 {
-            run(&mut outbox);
-            outbox.flush(|_| {});
-        }
-        let before = ALLOCATIONS.get();
-        run(&mut outbox);
-        assert_eq!(ALLOCATIONS.get() - before, 0);
+        let steps = stream.map(|stream| Steps::new(StreamExecutor::new(stream, BATCH), BATCH));
+        ServedModel::new(entry, Executor::new(model, BATCH), steps, Duration::ZERO)
+    }
 
-        let mut answers = 0;
-        outbox.flush(|mut rest| {
-            let mut reader = FrameReader::new(1 << 16);
-            while let Some(frame) = reader.next(&mut rest).unwrap() {
-                assert_eq!(frame.kind, FrameKind::Response);
-                let (_, receipt) = Response::decode(frame.payload).unwrap().result.unwrap();
-                receipt.verify().unwrap();
-                answers += 1;
+    /// A shard around a model.
+    struct Around {
+        signer: BatchSigner,
+        clock: Clock,
+        metrics: ShardMetrics,
+        encoder: Encoder,
+        outbox: Outbox,
+    }
+
+    impl Around {
+        fn new() -> Self {
+            let signing = Signing {
+                key: Arc::new(NodeKey::from_seed(&[1; 32])),
+                sign_vanilla: true,
+                policy_epoch: 0,
+                evidence: Digest::default(),
+            };
+            let clock = Clock::new();
+            Self {
+                signer: BatchSigner::new(signing, 0, &clock, BATCH),
+                clock,
+                metrics: ShardMetrics::default(),
+                encoder: Encoder::new(),
+                outbox: Outbox::default(),
             }
-        });
-        assert_eq!(answers, BATCH);
+        }
+
+        fn run(&mut self, served: &mut ServedModel) {
+            let mut surroundings = Surroundings {
+                signer: &mut self.signer,
+                log: &mut None,
+                encoder: &mut self.encoder,
+                clock: &self.clock,
+                metrics: &self.metrics,
+            };
+            served.run(&mut surroundings, &mut self.outbox);
+        }
+
+        /// The answers since the last call: output and input hash, or why there is none.
+        fn answers(&mut self) -> Vec<Result<(Vec<u8>, Digest), Status>> {
+            let mut answers = Vec::new();
+            self.outbox.flush(|mut rest| {
+                let mut reader = FrameReader::new(1 << 16);
+                while let Some(frame) = reader.next(&mut rest).unwrap() {
+                    assert_eq!(frame.kind, FrameKind::Response);
+                    let result = Response::decode(frame.payload).unwrap().result;
+                    answers.push(match result {
+                        Ok((output, receipt)) => Ok((output.data.to_vec(), receipt.verify().unwrap().input)),
+                        Err(refusal) => Err(refusal.status),
+                    });
+                }
+            });
+            answers
+        }
+    }
+
+    fn admission(session: u8, request: usize, step: Option<Step>) -> Admission {
+        Admission {
+            stream: StreamKey::of_nobody(0),
+            session: SessionId([session; 16]),
+            request: RequestId([request as u8; 16]),
+            mode: Mode::Tee,
+            received: Instant::now(),
+            deadline: None,
+            step,
+        }
+    }
+
+    fn mlp() -> ServedModel {
+        served(
+            include_bytes!("../../bench/models/mlp.onnx"),
+            include_bytes!("../../bench/models/mlp_calibration.npy"),
+        )
+    }
+
+    fn lstm() -> ServedModel {
+        served(
+            include_bytes!("../../bench/models/lstm.onnx"),
+            include_bytes!("../../bench/models/recurrent_calibration.npy"),
+        )
+    }
+
+    #[test]
+    fn a_batch_allocates_nothing_once_it_is_warm() {
+        for (mut served, is_step) in [(mlp(), false), (lstm(), false), (lstm(), true)] {
+            let mut around = Around::new();
+            let shape = if is_step { served.entry.step_shape.unwrap() } else { served.entry.input_shape };
+            let row = vec![0; shape.elements().unwrap() * 4];
+            let mut turn = 0;
+            let mut run = |around: &mut Around| {
+                for request in 0..BATCH {
+                    // Every fourth turn begins the streams again, in sessions of their own.
+                    let step = Step { symbol: request as u64, reset: turn % 4 == 0 };
+                    let admission = admission((turn / 4) as u8, request, is_step.then_some(step));
+                    let input = TensorView { dtype: Dtype::F32, shape, data: &row };
+                    assert!(served.stage(admission, &input).is_ok());
+                }
+                around.run(&mut served);
+                turn += 1;
+                if turn % 4 == 0 {
+                    served.forget(SessionId([(turn / 4 - 1) as u8; 16]));
+                }
+            };
+            let mut turns = |around: &mut Around, turns: usize| {
+                for _ in 0..turns {
+                    run(around);
+                    around.outbox.flush(|_| {});
+                }
+            };
+            turns(&mut around, 7);
+            let before = ALLOCATIONS.get();
+            turns(&mut around, 5);
+            assert_eq!(ALLOCATIONS.get() - before, 0);
+            run(&mut around);
+            let answers = around.answers();
+            assert_eq!(answers.len(), BATCH);
+            assert!(answers.iter().all(Result::is_ok));
+        }
+    }
+
+    #[test]
+    fn streams_of_several_symbols_answer_as_their_windows_do_and_chain_their_inputs() {
+        let (mut served, mut around) = (lstm(), Around::new());
+        let shape = served.entry.step_shape.unwrap();
+        let (window, step_bytes) = (20, shape.elements().unwrap() * 4);
+        let rows = npy::parse(include_bytes!("../../bench/models/recurrent_input.npy")).unwrap();
+        let row = |symbol: usize| -> Vec<u8> {
+            rows.row(symbol).iter().flat_map(|value| value.to_le_bytes()).collect()
+        };
+        let inputs: Vec<Vec<u8>> = (0..3).map(row).collect();
+        let mut hashes = vec![Digest::default(); 3];
+        let mut last = Vec::new();
+        for at in 0..window {
+            for (symbol, input) in inputs.iter().enumerate() {
+                let step = Step { symbol: symbol as u64, reset: at == 0 };
+                let data = &input[at * step_bytes..][..step_bytes];
+                assert!(!served.is_waiting(SessionId([1; 16]), step));
+                let input = TensorView { dtype: Dtype::F32, shape, data };
+                assert!(served.stage(admission(1, symbol, Some(step)), &input).is_ok());
+                assert!(served.is_waiting(SessionId([1; 16]), step));
+                hashes[symbol] = tensor::step_hash(&hashes[symbol], &input.hash());
+            }
+            around.run(&mut served);
+            last = around.answers();
+            let chained: Vec<Digest> = last.iter().map(|answer| answer.as_ref().unwrap().1).collect();
+            assert_eq!(chained, hashes);
+        }
+        for (symbol, input) in inputs.iter().enumerate() {
+            let shape = served.entry.input_shape;
+            let input = TensorView { dtype: Dtype::F32, shape, data: input };
+            assert!(served.stage(admission(1, symbol, None), &input).is_ok());
+        }
+        around.run(&mut served);
+        let whole = around.answers();
+        for (stepped, whole) in last.iter().zip(&whole) {
+            assert_eq!(stepped.as_ref().unwrap().0, whole.as_ref().unwrap().0);
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_refused_or_dropped_changes_nothing_and_there_are_so_many_streams() {
+        let (mut served, mut around) = (lstm(), Around::new());
+        let shape = served.entry.step_shape.unwrap();
+        let zeros = vec![0; shape.elements().unwrap() * 4];
+        let mut bad = zeros.clone();
+        bad[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        let stage =
+            |served: &mut ServedModel, session: u8, symbol: usize, reset: bool, late: bool, data: &[u8]| {
+                let step = Step { symbol: symbol as u64, reset };
+                let mut admission = admission(session, symbol, Some(step));
+                admission.deadline = late.then_some(admission.received);
+                served.stage(admission, &TensorView { dtype: Dtype::F32, shape, data })
+            };
+        assert!(matches!(stage(&mut served, 1, 0, false, false, &zeros), Err(Reason::UnknownSymbol(0))));
+        assert!(matches!(stage(&mut served, 1, 0, true, false, &bad), Err(Reason::Shape(_))));
+        assert!(matches!(stage(&mut served, 1, 0, false, false, &zeros), Err(Reason::UnknownSymbol(0))));
+        let mut answer = |served: &mut ServedModel, reset: bool, late: bool| {
+            assert!(stage(served, 1, 0, reset, late, &zeros).is_ok());
+            around.run(served);
+            around.answers().remove(0)
+        };
+        let first = answer(&mut served, true, false);
+        assert_eq!(answer(&mut served, false, true), Err(Status::DeadlineMissed));
+        assert_eq!(answer(&mut served, true, true), Err(Status::DeadlineMissed));
+        let second = answer(&mut served, false, false);
+        assert_ne!(first, second);
+        assert_eq!(answer(&mut served, true, false), first);
+        assert_eq!(answer(&mut served, false, false), second);
+        for symbol in 1..BATCH {
+            assert!(stage(&mut served, 2, symbol, true, false, &zeros).is_ok());
+        }
+        assert!(matches!(stage(&mut served, 3, 0, true, false, &zeros), Err(Reason::SymbolsFull(BATCH))));
+        // A session that ends frees its streams, those with a step on its way too.
+        served.forget(SessionId([2; 16]));
+        assert!(stage(&mut served, 3, 0, true, false, &zeros).is_ok());
+        around.run(&mut served);
+        assert_eq!(around.answers().last(), Some(&first));
+        assert!(stage(&mut served, 3, 0, false, false, &zeros).is_ok());
+        around.run(&mut served);
+        assert_eq!(around.answers(), [second]);
     }
 }

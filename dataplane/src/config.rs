@@ -52,6 +52,8 @@ pub struct Config {
     pub max_delay_us: u64,
     /// Model names there may be.
     pub max_models: usize,
+    /// Streams that one shard holds for one model, over all its callers; 0: no model takes streams.
+    pub max_symbols: usize,
     /// The longest model file that may be pushed.
     pub max_model_bytes: u64,
     /// Whether `vanilla` answers are signed too. Without, they are proven by the log alone.
@@ -102,6 +104,7 @@ impl Default for Config {
             max_batch: 128,
             max_delay_us: 0,
             max_models: 64,
+            max_symbols: 4096,
             max_model_bytes: 64 << 20,
             sign_vanilla: true,
             development_tee: true,
@@ -154,6 +157,8 @@ impl Config {
         rule("max_streams", &self.max_streams, self.max_streams > 0, "must be at least 1")?;
         rule("max_in_flight", &self.max_in_flight, self.max_in_flight > 0, "must be at least 1")?;
         rule("max_models", &self.max_models, (1..=512).contains(&self.max_models), "must be 1 to 512")?;
+        let symbols = self.max_symbols <= 1 << 20;
+        rule("max_symbols", &self.max_symbols, symbols, "must be at most 1048576")?;
         let slots = (1..=4096).contains(&self.send_slots);
         rule("send_slots", &self.send_slots, slots, "must be 1 to 4096")?;
         rule("idle_timeout_ms", &self.idle_timeout_ms, self.idle_timeout_ms > 0, "must be at least 1")?;
@@ -239,6 +244,7 @@ impl Config {
             max_models: self.max_models,
             max_batch: self.max_batch,
             max_delay: Duration::from_micros(self.max_delay_us),
+            max_symbols: self.max_symbols,
         }
     }
 

@@ -21,6 +21,7 @@ mod session;
 pub mod shard;
 pub mod sign;
 mod steering;
+mod symbols;
 pub mod transport;
 
 pub use config::Config;

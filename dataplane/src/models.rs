@@ -5,11 +5,12 @@
 //! callers that have not listed the models again, until the table needs its place.
 
 use crate::batch::ServedModel;
-use haca_kernels::{Dtype, Executor, LoadError, Model};
-use haca_wire::ModelId;
+use crate::symbols::Steps;
+use haca_kernels::{Dtype, Executor, LoadError, Model, StreamExecutor};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::receipt::MAX_BATCH;
 use haca_wire::tensor::{MAX_RANK, Shape};
+use haca_wire::{ModelId, SessionId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(crate) struct ModelLimits {
     pub max_batch: usize,
     /// How long a batch may wait for company.
     pub max_delay: Duration,
+    /// Streams that one shard holds for one model.
+    pub max_symbols: usize,
 }
 
 /// Why a model is not served.
@@ -96,6 +99,9 @@ impl Registry {
             return Err(ModelError::Id { got, announced });
         }
         let shape = |dims: &[u32]| Shape::new(dims.iter().copied()).ok_or(ModelError::Rank);
+        // A model that cannot be streamed is served in whole rows all the same.
+        let stream = model.stream().ok().filter(|_| self.limits.max_symbols > 0).map(Arc::new);
+        let step_shape = stream.as_ref().map(|stream| shape(stream.model().input_shape())).transpose()?;
         let entry = ModelEntry {
             handle: self.next_handle,
             name: name.to_owned(),
@@ -104,11 +110,16 @@ impl Registry {
             output_shape: shape(model.output_shape())?,
             accepts_i16: model.accepts(Dtype::I16),
             max_batch: self.limits.max_batch as u32,
+            step_shape,
         };
         let served = (0..self.shards)
             .map(|_| {
                 let executor = Executor::new(Arc::clone(&model), self.limits.max_batch);
-                ServedModel::new(entry.clone(), executor, self.limits.max_delay)
+                let steps = stream.as_ref().map(|stream| {
+                    let executor = StreamExecutor::new(Arc::clone(stream), self.limits.max_batch);
+                    Steps::new(executor, self.limits.max_symbols)
+                });
+                ServedModel::new(entry.clone(), executor, steps, self.limits.max_delay)
             })
             .collect();
         Ok(Prepared { entry, served })
@@ -175,6 +186,11 @@ impl ModelTable {
         self.models.get_mut(at)
     }
 
+    /// Frees the streams of a session that is gone.
+    pub(crate) fn forget(&mut self, session: SessionId) {
+        self.models.iter_mut().for_each(|model| model.forget(session));
+    }
+
     pub(crate) fn current(&self) -> Vec<ModelEntry> {
         in_force(self.models.iter().map(|model| &model.entry)).cloned().collect()
     }
@@ -205,6 +221,7 @@ mod tests {
             output_shape: shape,
             accepts_i16: false,
             max_batch: 1,
+            step_shape: None,
         }
     }
 
@@ -217,7 +234,7 @@ mod tests {
 
     #[test]
     fn only_superseded_models_make_room() {
-        let limits = ModelLimits { max_models: 2, max_batch: 1, max_delay: Duration::ZERO };
+        let limits = ModelLimits { max_models: 2, max_batch: 1, max_delay: Duration::ZERO, max_symbols: 0 };
         let mut registry = Registry::new(limits, 1);
         registry.entries = vec![entry(1, "a"), entry(2, "b"), entry(3, "a")];
         assert_eq!(registry.make_room("b"), None);

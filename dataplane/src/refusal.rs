@@ -34,6 +34,9 @@ pub(crate) enum Reason {
     Tensor(TensorError),
     Shape(String),
     Deadline(u32),
+    NoSteps(String),
+    UnknownSymbol(u64),
+    SymbolsFull(usize),
 }
 
 impl Reason {
@@ -67,6 +70,21 @@ impl Reason {
             }
             Reason::Tensor(error) => (Status::BadTensor, error.to_string(), 0),
             Reason::Shape(detail) => (Status::BadTensor, detail, 0),
+            Reason::NoSteps(model) => {
+                (Status::BadTensor, format!("model {model:?} takes whole rows only, no streams"), 0)
+            }
+            Reason::UnknownSymbol(symbol) => (
+                Status::UnknownSymbol,
+                format!("this session has no stream of symbol {symbol}; begin it with a reset"),
+                0,
+            ),
+            Reason::SymbolsFull(limit) => (
+                Status::LimitExceeded,
+                format!(
+                    "all {limit} streams of the model are in use on this shard; sessions that end free theirs"
+                ),
+                0,
+            ),
             Reason::Deadline(deadline_us) => (
                 Status::DeadlineMissed,
                 format!(

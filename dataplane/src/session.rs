@@ -70,6 +70,8 @@ pub(crate) struct Session {
     partial: usize,
     /// The session failed and is being closed: read no more of it.
     closed: bool,
+    /// It may hold streams.
+    has_streams: bool,
 }
 
 /// One stream.
@@ -272,10 +274,15 @@ impl Inference {
         let Some(model) = self.models.find(request.model) else {
             return Err(Reason::UnknownModel(request.model));
         };
-        if request.input.shape != model.entry.input_shape {
+        let (what, shape) = match (request.step, model.entry.step_shape) {
+            (None, _) => ("rows", model.entry.input_shape),
+            (Some(_), Some(shape)) => ("steps", shape),
+            (Some(_), None) => return Err(Reason::NoSteps(model.entry.name.clone())),
+        };
+        if request.input.shape != shape {
             return Err(Reason::Shape(format!(
-                "model {:?} takes shape {}, got {}",
-                model.entry.name, model.entry.input_shape, request.input.shape
+                "model {:?} takes {what} of shape {shape}, got {}",
+                model.entry.name, request.input.shape
             )));
         }
         if !model.accepts(request.input.dtype) {
@@ -288,7 +295,7 @@ impl Inference {
             .then(|| turn.now + Duration::from_micros(u64::from(request.deadline_us)));
         if let Some(deadline) = deadline {
             let now = self.ran_until.unwrap_or(turn.now);
-            if !model.can_meet(deadline, now) {
+            if !model.can_meet(request.step, deadline, now) {
                 return Err(Reason::Deadline(request.deadline_us));
             }
         }
@@ -299,8 +306,18 @@ impl Inference {
             mode: request.mode,
             received: turn.now,
             deadline,
+            step: request.step,
         };
-        model.stage(admission, &request.input).map_err(|error| Reason::Shape(error.to_string()))?;
+        // The step before must be done: it makes the states that this one starts from.
+        if request.step.is_some_and(|step| model.is_waiting(admission.session, step)) {
+            self.clock.renew(turn.now);
+            self.run_model(request.model, turn);
+        }
+        let Some(model) = self.models.find(request.model) else {
+            return Err(Reason::UnknownModel(request.model));
+        };
+        model.stage(admission, &request.input)?;
+        arrival.session.has_streams |= request.step.is_some();
         self.staged += 1;
         arrival.pending.expect_answer();
         if model.is_full() {
@@ -461,6 +478,7 @@ impl Application for Inference {
             push_denied: false,
             partial: 0,
             closed: false,
+            has_streams: false,
         }
     }
 
@@ -530,7 +548,11 @@ impl Application for Inference {
         }
     }
 
-    fn disconnected(&mut self, _: Session) {}
+    fn disconnected(&mut self, session: Session) {
+        if session.has_streams {
+            self.models.forget(session.id);
+        }
+    }
 
     fn message(&mut self, message: Message, turn: &mut Turn<'_>) {
         match message {

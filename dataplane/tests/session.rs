@@ -7,7 +7,7 @@ use haca_dataplane::{Config, Node};
 use haca_kernels::import::{self, CompileOptions};
 use haca_kernels::npy;
 use haca_wire::frame::{Frame, FrameKind, FrameReader, header};
-use haca_wire::message::infer::{RequestView, Response};
+use haca_wire::message::infer::{RequestView, Response, Step};
 use haca_wire::message::log::{AwaitReceipts, ReceiptStates};
 use haca_wire::message::model::{PushModel, Pushed, encode_chunk};
 use haca_wire::message::session::{Hello, Welcome};
@@ -118,6 +118,7 @@ impl Caller {
             mode: Mode::Vanilla,
             deadline_us: 0,
             input,
+            step: None,
         };
         change(&mut request);
         let mut bytes = Vec::new();
@@ -231,7 +232,7 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
     let nan: Vec<u8> = [f32::NAN; 64].iter().flat_map(|value| value.to_le_bytes()).collect();
     let short = [0; 128];
     let vector = |elements| Shape::new([elements]).unwrap();
-    let cases: [(Vec<u8>, Status, &str); 6] = [
+    let cases: [(Vec<u8>, Status, &str); 7] = [
         (caller.request(1, |request| request.model = 77), Status::UnknownModel, "handle 77"),
         (caller.request(2, |request| request.mode = Mode::Zk), Status::ModeUnavailable, "not available yet"),
         (caller.request(3, |request| request.input.data = &nan), Status::BadTensor, "NaN"),
@@ -240,7 +241,7 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
                 request.input = TensorView { dtype: Dtype::F32, shape: vector(32), data: &short };
             }),
             Status::BadTensor,
-            "takes shape [64], got [32]",
+            "takes rows of shape [64], got [32]",
         ),
         (
             caller.request(5, |request| request.input.data = &short),
@@ -254,13 +255,18 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
             Status::BadTensor,
             "takes f32, got i16",
         ),
+        (
+            caller.request(7, |request| request.step = Some(Step { symbol: 1, reset: true })),
+            Status::BadTensor,
+            "takes whole rows only",
+        ),
     ];
     for (request, status, words) in cases {
         let (got, detail) = caller.refused(&request).await;
         assert!(got == status && detail.contains(words), "{got}: {detail}");
     }
     let infinite: Vec<u8> = [f32::INFINITY; 64].iter().flat_map(|value| value.to_le_bytes()).collect();
-    let request = caller.request(7, |request| request.input.data = &infinite);
+    let request = caller.request(8, |request| request.input.data = &infinite);
     let answer = caller.ask(&request, FrameKind::Response).await;
     assert!(Response::decode(&answer).unwrap().result.is_ok(), "infinities saturate");
     node.stop();

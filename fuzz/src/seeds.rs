@@ -7,7 +7,7 @@ use haca_wire::evidence::{Binding, DevelopmentEvidence};
 use haca_wire::frame::HEADER_LEN;
 use haca_wire::leaf::Leaf;
 use haca_wire::merkle::BatchTree;
-use haca_wire::message::infer::{Answer, RequestView, encode_refused};
+use haca_wire::message::infer::{Answer, RequestView, Step, encode_refused};
 use haca_wire::message::log::{AwaitReceipts, LogEntry, ReceiptStates};
 use haca_wire::message::model::{self, ModelEntry, ModelList, PushModel, Pushed};
 use haca_wire::message::session::{Hello, Limits, Welcome};
@@ -126,6 +126,7 @@ fn model_entry() -> ModelEntry {
         output_shape: shape(&[10]),
         accepts_i16: true,
         max_batch: 64,
+        step_shape: Some(shape(&[8])),
     }
 }
 
@@ -134,7 +135,8 @@ fn messages() -> Vec<Vec<u8>> {
     let (id, data, path) = (RequestId([1; 16]), [0u8; 16], [9u8; 64]);
     let shape = Shape::new([4]).expect("few dimensions");
     let tensor = TensorView::new(Dtype::F32, shape, &data).expect("four floats");
-    let request = RequestView { id, model: 1, mode: Mode::Tee, deadline_us: 100, input: tensor };
+    let step = Some(Step { symbol: 7, reset: true });
+    let request = RequestView { id, model: 1, mode: Mode::Tee, deadline_us: 100, input: tensor, step };
     let refusal = Refusal { status: Status::Overloaded, detail: "full".into(), retry_after_us: 500 };
     let limits = Limits {
         max_frame_bytes: 1 << 20,

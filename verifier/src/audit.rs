@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use haca_kernels::{Backend, Executor, InputError, Model};
+use haca_kernels::{Backend, Executor, InputError, Model, Stream, StreamExecutor};
 use haca_wire::{Digest, Dtype, ModelId, tensor};
+
+use crate::Rows;
 
 /// Runs one model on single rows. It belongs to one thread; make one for each.
 #[derive(Debug)]
@@ -42,4 +44,34 @@ impl Auditor {
         self.executor.write_output(0, haca_kernels::Dtype::F32, &mut self.output);
         Ok(tensor::hash(Dtype::F32, self.executor.model().output_shape(), &self.output))
     }
+}
+
+/// A step that the model does not take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("step {step}: {error}")]
+pub struct ReplayError {
+    /// Its row.
+    pub step: usize,
+    /// Why.
+    pub error: InputError,
+}
+
+/// Replays a stream from a reset on, with the rows as its steps, and hashes the float32 output of each step as its receipt
+/// does. The receipts' input hashes are those of [`Rows::into_steps`].
+///
+/// # Errors
+/// The first step that the model does not take.
+pub fn replay(stream: Arc<Stream>, steps: &Rows) -> Result<Vec<Digest>, ReplayError> {
+    let mut executor = StreamExecutor::new(Arc::clone(&stream), 1);
+    let mut states = stream.initial_states().to_vec();
+    let model = stream.model();
+    let mut output = vec![0; model.output_len() * Dtype::F32.size()];
+    let mut hash = |step: usize| {
+        executor.stage(0, haca_kernels::Dtype::F32, steps.row(step), &states)?;
+        executor.execute(1);
+        states.copy_from_slice(executor.states(0));
+        executor.write_output(0, haca_kernels::Dtype::F32, &mut output);
+        Ok(tensor::hash(Dtype::F32, model.output_shape(), &output))
+    };
+    (0..steps.len()).map(|step| hash(step).map_err(|error| ReplayError { step, error })).collect()
 }

@@ -24,9 +24,9 @@ pub struct Given<'a> {
     pub model: Option<ModelId>,
 }
 
-/// Runs the model that was given on the little-endian float32 bytes of one row, and hashes the float32 output as a
-/// receipt does; or says why the model refuses the row. See `audit::Auditor`.
-pub type Rerun<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Digest, String>;
+/// Runs the model that was given on one row, given its index and its little-endian float32 bytes, and hashes the float32
+/// output as a receipt does; or says why the model refuses the row. See `audit`.
+pub type Rerun<'a> = &'a mut dyn FnMut(usize, &[u8]) -> Result<Digest, String>;
 
 const GIVE_KEYS: &str = "--connect-keys DIR/connect.toml of the node you trust";
 const GIVE_INPUT: &str = "--input X.npy with the rows that were asked";
@@ -276,7 +276,7 @@ fn re_execution(leaf: &Leaf, given: &Given<'_>, found: &Found, rerun: Option<Rer
     let Some(rerun) = rerun else {
         return Outcome::not_checked("this program does not run models", "the receipt to haca verify");
     };
-    match rerun(rows.row(row)) {
+    match rerun(row, rows.row(row)) {
         Ok(hash) if hash == leaf.output => Outcome::Held(format!("row {row} gives the same bits again")),
         Ok(hash) => {
             let (hash, stated) = (short(&hash), short(&leaf.output));

@@ -65,6 +65,19 @@ impl Rows {
         Ok(Rows { name: name.to_owned(), data, row_bytes, hashes })
     }
 
+    /// The rows as the steps of a stream in their order, the first after a reset: each is found by the input hash of its
+    /// receipt, which covers the steps before it.
+    pub fn into_steps(mut self) -> Rows {
+        let mut before = Digest::default();
+        self.hashes.sort_unstable_by_key(|(_, index)| *index);
+        for (hash, _) in &mut self.hashes {
+            *hash = tensor::step_hash(&before, hash);
+            before = *hash;
+        }
+        self.hashes.sort_unstable();
+        self
+    }
+
     /// What reports call the array.
     pub fn name(&self) -> std::path::Display<'_> {
         self.name.display()
@@ -108,6 +121,16 @@ mod tests {
         assert_eq!(rows.find(&hash(1)).collect::<Vec<_>>(), [1]);
         assert_eq!(rows.find(&Digest([0; 32])).count(), 0);
         assert_eq!(rows.row(1), [3.0f32.to_le_bytes(), 4.0f32.to_le_bytes()].concat());
+    }
+
+    #[test]
+    fn a_step_is_found_by_the_hash_of_all_steps_up_to_it() {
+        let rows = Rows::new(Path::new("x.npy"), &[1], 3, &[1.0, 2.0, 1.0]).unwrap().into_steps();
+        let mut before = Digest::default();
+        for index in 0..3 {
+            before = tensor::step_hash(&before, &tensor::hash(Dtype::F32, &[1], rows.row(index)));
+            assert_eq!(rows.find(&before).collect::<Vec<_>>(), [index]);
+        }
     }
 
     #[test]

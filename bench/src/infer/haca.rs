@@ -213,7 +213,8 @@ impl Dialogue for Session<'_> {
         self.next_sequence += 1;
         let row = (self.number + sequence) as usize % self.questions.rows.len();
         let input = self.questions.tensor(row);
-        let request = RequestView { id: self.id(sequence), model, mode: Mode::Tee, deadline_us: 0, input };
+        let request =
+            RequestView { id: self.id(sequence), model, mode: Mode::Tee, deadline_us: 0, input, step: None };
         request.encode(&mut self.encoder, &mut self.outgoing);
         self.asked.insert(sequence, Asked { intended, row });
     }

@@ -195,7 +195,7 @@ fn verify(
     let bar = progress::bar(answers.len() as u64, "verifying");
     for (answer, state) in answers.iter().zip(&states) {
         let file: ReceiptFile = client.receipt_file(&answer.receipt, Some(state))?;
-        let mut rerun = |row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
+        let mut rerun = |_: usize, row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
         let report = receipt::check_bytes(&file.encode(), &given, Some(&mut rerun));
         ensure!(report.verdict() == Verdict::Held, "a receipt does not hold:\n{report}");
         bar.inc(1);

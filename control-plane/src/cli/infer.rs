@@ -28,7 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[command(after_help = "\
 Examples:
   haca infer --connect data/connect.toml --model mlp --input rows.npy -o answers.npy
-  haca infer --connect data/connect.toml --model mlp --input rows.npy --mode tee --receipts receipts/ --wait durable")]
+  haca infer --connect data/connect.toml --model mlp --input rows.npy --mode tee --receipts receipts/ --wait durable
+  haca infer --connect data/connect.toml --model lstm --input steps.npy --stream -o answers.npy")]
 pub(crate) struct Args {
     /// The node's connect.toml
     #[arg(long, value_name = "DIR/connect.toml")]
@@ -51,7 +52,10 @@ pub(crate) struct Args {
     /// Wait until the log holds every receipt; the receipt files then hold the log's proof, too
     #[arg(long, value_enum)]
     wait: Option<Wait>,
-    /// Requests that may be unanswered at a time
+    /// The rows are the steps of one stream in their order: each is answered as if those before it had been sent with it
+    #[arg(long)]
+    stream: bool,
+    /// Requests that may be unanswered at a time; of a stream it is one
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
     /// Print JSON
@@ -80,13 +84,21 @@ impl Args {
         }
         let session = Session::open(&self.connect)?;
         let model = session.call(session.client.model(&self.model))?;
-        read::rows_fit(&self.input, &input, model.input_shape.dims(), "input")?;
+        let shape = match (self.stream, model.step_shape) {
+            (false, _) => model.input_shape,
+            (true, Some(shape)) => shape,
+            (true, None) => return Err(anyhow!("model {} takes no streams; send whole rows", model.name)),
+        };
+        read::rows_fit(&self.input, &input, shape.dims(), "input")?;
 
         let rows = input.rows();
         let bar = progress::bar(rows as u64, "asking");
         let asked = Asked::new(Arc::clone(&session.client), model.clone(), self.mode, input, bar);
         let began = Instant::now();
-        let failure = session.wait(asked.ask_all(self.in_flight as usize));
+        let failure = match self.stream {
+            false => session.wait(asked.ask_all(self.in_flight as usize)),
+            true => session.wait(asked.ask_in_stream()),
+        };
         let elapsed = began.elapsed();
         let answers = asked.finish();
 
@@ -251,6 +263,33 @@ impl Asked {
             self.answers().insert(row, answer);
             self.bar.inc(1);
         }
+    }
+
+    /// Asks about one row after the other, as steps of a stream. Returns the first that failed.
+    async fn ask_in_stream(&self) -> Option<(usize, ClientError)> {
+        let mut stream = match self.client.stream(&self.model, self.mode, 0) {
+            Ok(stream) => stream,
+            Err(error) => return Some((0, error)),
+        };
+        for row in 0..self.input.rows() {
+            let mut patience = PATIENCE;
+            let answer = loop {
+                match stream.step(self.input.row(row)).await {
+                    Err(ClientError::Refused { retry_after: Some(after), .. }) if after <= patience => {
+                        patience -= after;
+                        self.retries.fetch_add(1, Ordering::Relaxed);
+                        tokio::time::sleep(after).await;
+                    }
+                    done => break done,
+                }
+            };
+            match answer {
+                Ok(answer) => drop(self.answers().insert(row, answer)),
+                Err(error) => return Some((row, error)),
+            }
+            self.bar.inc(1);
+        }
+        None
     }
 
     async fn ask(&self, row: &[f32]) -> Result<Inference, ClientError> {

@@ -162,6 +162,18 @@ pub enum ClientError {
         /// The type that was given.
         dtype: Dtype,
     },
+    /// The model takes no streams of steps.
+    #[error("model {model:?} takes no streams; send whole rows")]
+    NoStreams {
+        /// The model's name.
+        model: String,
+    },
+    /// Whether the last step of a stream was taken is not known.
+    #[error("it is not known whether the last step of symbol {symbol} was taken: reset the stream")]
+    StreamLost {
+        /// The stream.
+        symbol: u64,
+    },
     /// More was asked for in one message than the node takes.
     #[error("{what} of {size} is over the node's limit of {limit}")]
     TooLarge {

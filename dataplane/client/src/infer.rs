@@ -3,10 +3,10 @@
 use crate::check::Asked;
 use crate::client::Client;
 use crate::error::ClientError;
-use haca_wire::message::infer::RequestView;
+use haca_wire::message::infer::{RequestView, Step};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::receipt::Receipt;
-use haca_wire::tensor::{Shape, TensorView};
+use haca_wire::tensor::{self, Shape, TensorView};
 use haca_wire::{Digest, Dtype, Leaf, Mode, RequestId};
 use std::time::Duration;
 
@@ -97,12 +97,7 @@ impl Client {
     /// whatever ends a connection.
     pub async fn infer(&self, model: &ModelEntry, mode: Mode, row: &[f32]) -> Result<Inference, ClientError> {
         let data: Vec<u8> = row.iter().flat_map(|element| element.to_le_bytes()).collect();
-        // A row says nothing of its shape, so it is the model's if the number of elements is.
-        let input = TensorView::new(Dtype::F32, model.input_shape, &data).map_err(|_| {
-            let length = u32::try_from(row.len()).unwrap_or(u32::MAX);
-            let got = Shape::new([length]).expect("a shape may have one dimension");
-            ClientError::InputShape { model: model.name.clone(), expected: model.input_shape, got }
-        })?;
+        let input = of_shape(model, model.input_shape, &data)?;
         self.call(Call { model, mode, input, id: None, deadline: None }).await
     }
 
@@ -112,11 +107,20 @@ impl Client {
     /// # Errors
     /// As [`Client::infer`].
     pub async fn call(&self, call: Call<'_>) -> Result<Inference, ClientError> {
-        let model = call.model;
-        if call.input.shape != model.input_shape {
-            let (expected, got) = (model.input_shape, call.input.shape);
-            return Err(ClientError::InputShape { model: model.name.clone(), expected, got });
+        let (expected, got) = (call.model.input_shape, call.input.shape);
+        if got != expected {
+            return Err(ClientError::InputShape { model: call.model.name.clone(), expected, got });
         }
+        self.ask(call, None).await
+    }
+
+    /// Sends a row whose shape was checked, or a step of a stream, with the input hash of the step before it.
+    pub(crate) async fn ask(
+        &self,
+        call: Call<'_>,
+        step: Option<(Step, Digest)>,
+    ) -> Result<Inference, ClientError> {
+        let model = call.model;
         if call.input.dtype == Dtype::I16 && !model.accepts_i16 {
             return Err(ClientError::InputType { model: model.name.clone(), dtype: call.input.dtype });
         }
@@ -127,11 +131,18 @@ impl Client {
         // Zero says "no deadline" on the wire.
         let deadline_us =
             call.deadline.map_or(0, |left| u32::try_from(left.as_micros()).unwrap_or(u32::MAX).max(1));
-        let request =
-            RequestView { id, model: model.handle, mode: call.mode, deadline_us, input: call.input };
+        let request = RequestView {
+            id,
+            model: model.handle,
+            mode: call.mode,
+            deadline_us,
+            input: call.input,
+            step: step.map(|(step, _)| step),
+        };
         let answer = self.lanes().submit(&request).await?;
         // Hashed while the answer is on its way.
-        let input = call.input.hash();
+        let tensor = call.input.hash();
+        let input = step.map_or(tensor, |(_, before)| tensor::step_hash(&before, &tensor));
         let (output, receipt, latency) = answer.wait().await?;
         let asked = Asked { id, model, mode: call.mode, dtype: call.input.dtype, input };
         match self.checker().check(&asked, &output, &receipt) {
@@ -139,6 +150,19 @@ impl Client {
             Err(fault) => Err(ClientError::Dishonest { request: id, fault }),
         }
     }
+}
+
+/// Elements say nothing of their shape, so it is the model's if their number is.
+pub(crate) fn of_shape<'a>(
+    model: &ModelEntry,
+    expected: Shape,
+    data: &'a [u8],
+) -> Result<TensorView<'a>, ClientError> {
+    TensorView::new(Dtype::F32, expected, data).map_err(|_| {
+        let length = u32::try_from(data.len() / Dtype::F32.size()).unwrap_or(u32::MAX);
+        let got = Shape::new([length]).expect("a shape may have one dimension");
+        ClientError::InputShape { model: model.name.clone(), expected, got }
+    })
 }
 
 fn random_id() -> Result<RequestId, ClientError> {

@@ -31,6 +31,7 @@ mod infer;
 mod lane;
 mod log;
 mod push;
+mod stream;
 mod tls;
 
 pub use check::{Fault, Value};
@@ -38,3 +39,4 @@ pub use client::{Client, ClientOptions};
 pub use error::ClientError;
 pub use infer::{Call, Inference, Tensor};
 pub use log::ReceiptState;
+pub use stream::Stream;

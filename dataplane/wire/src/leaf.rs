@@ -44,7 +44,7 @@ pub struct Leaf {
     pub node: NodeId,
     /// The model that was run.
     pub model: ModelId,
-    /// Hash of the input tensor.
+    /// Hash of the input tensor; of a step of a stream, of all steps since its reset.
     pub input: Digest,
     /// Hash of the output tensor.
     pub output: Digest,

@@ -2,12 +2,24 @@
 //!
 //! The hash is over the bytes that travelled, so whoever holds the input or the output can recompute it without the
 //! model: `SHA-256("haca tensor v1\0\0" ‖ dtype:u8 ‖ rank:u8 ‖ 0:u16 ‖ dims:u32… ‖ data)`.
+//!
+//! The answer to a step of a stream depends on the steps before it, so the input hash of its receipt covers them all. It is
+//! SHA-256 over 80 bytes:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 0..16 | `"haca step v1\0\0\0\0"` |
+//! | 16..48 | the input hash of the step before; all zero before the first step after a reset |
+//! | 48..80 | the hash of this step's tensor, as above |
+//!
+//! Whoever holds all steps since the reset can recompute it and, with the model, replay the stream.
 
 use crate::ids::Digest;
 use crate::sha256::Message;
 use crate::vocabulary::Dtype;
 
 const DOMAIN: &[u8; 16] = b"haca tensor v1\0\0";
+const STEP_DOMAIN: &[u8; 16] = b"haca step v1\0\0\0\0";
 
 /// The most dimensions a tensor on the wire may have.
 pub const MAX_RANK: usize = 8;
@@ -77,6 +89,14 @@ impl<'a> TensorView<'a> {
 /// If there are more than [`MAX_RANK`] dimensions.
 pub fn hash(dtype: Dtype, dims: &[u32], data: &[u8]) -> Digest {
     Head::new(dtype, dims).before(data).digest()
+}
+
+/// The input hash of a step with the tensor hash `step` that follows the input hash `before`; see the module's text.
+pub fn step_hash(before: &Digest, step: &Digest) -> Digest {
+    let mut head = [0u8; 48];
+    head[..16].copy_from_slice(STEP_DOMAIN);
+    head[16..].copy_from_slice(&before.0);
+    Message { head: &head, body: &step.0 }.digest()
 }
 
 /// What is hashed in front of a tensor's data: the same for every tensor of one type and shape.
@@ -170,6 +190,20 @@ mod tests {
         ] {
             assert_ne!(base, other);
         }
+    }
+
+    #[test]
+    fn the_hash_of_a_step_covers_the_steps_before_it() {
+        let steps = [1u8, 2, 3].map(|byte| hash(Dtype::F32, &[2], &[byte; 8]));
+        let chain =
+            |steps: &[Digest]| steps.iter().fold(Digest::default(), |before, step| step_hash(&before, step));
+        let whole = chain(&steps);
+        assert_ne!(whole, chain(&steps[1..]));
+        assert_ne!(whole, chain(&[steps[1], steps[0], steps[2]]));
+        let mut bytes = b"haca step v1\0\0\0\0".to_vec();
+        bytes.extend_from_slice(&chain(&steps[..2]).0);
+        bytes.extend_from_slice(&steps[2].0);
+        assert_eq!(whole, Message { head: &[], body: &bytes }.digest());
     }
 
     #[test]

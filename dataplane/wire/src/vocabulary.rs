@@ -121,6 +121,8 @@ vocabulary! {
         ModelRefused = model_refused => "model_refused",
         /// The settlement log cannot take or serve entries now.
         LogUnavailable = log_unavailable => "log_unavailable",
+        /// The node holds no stream of this symbol for this session: its first step resets it.
+        UnknownSymbol = unknown_symbol => "unknown_symbol",
     }
 }
 

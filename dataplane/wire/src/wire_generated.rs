@@ -211,10 +211,10 @@ impl flatbuffers::SimpleToVerifyInSlice for Dtype {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_STATUS: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_STATUS: u8 = 12;
+pub const ENUM_MAX_STATUS: u8 = 13;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_STATUS: [Status; 13] = [
+pub const ENUM_VALUES_STATUS: [Status; 14] = [
   Status::ok,
   Status::overloaded,
   Status::deadline_missed,
@@ -228,6 +228,7 @@ pub const ENUM_VALUES_STATUS: [Status; 13] = [
   Status::not_permitted,
   Status::model_refused,
   Status::log_unavailable,
+  Status::unknown_symbol,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -248,9 +249,10 @@ impl Status {
   pub const not_permitted: Self = Self(10);
   pub const model_refused: Self = Self(11);
   pub const log_unavailable: Self = Self(12);
+  pub const unknown_symbol: Self = Self(13);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 12;
+  pub const ENUM_MAX: u8 = 13;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::ok,
     Self::overloaded,
@@ -265,6 +267,7 @@ impl Status {
     Self::not_permitted,
     Self::model_refused,
     Self::log_unavailable,
+    Self::unknown_symbol,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -282,6 +285,7 @@ impl Status {
       Self::not_permitted => Some("not_permitted"),
       Self::model_refused => Some("model_refused"),
       Self::log_unavailable => Some("log_unavailable"),
+      Self::unknown_symbol => Some("unknown_symbol"),
       _ => None,
     }
   }
@@ -1044,6 +1048,7 @@ impl<'a> Model<'a> {
   pub const VT_OUTPUT_SHAPE: flatbuffers::VOffsetT = 12;
   pub const VT_ACCEPTS_I16: flatbuffers::VOffsetT = 14;
   pub const VT_MAX_BATCH: flatbuffers::VOffsetT = 16;
+  pub const VT_STEP_SHAPE: flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -1055,6 +1060,7 @@ impl<'a> Model<'a> {
     args: &'args ModelArgs<'args>
   ) -> flatbuffers::WIPOffset<Model<'bldr>> {
     let mut builder = ModelBuilder::new(_fbb);
+    if let Some(x) = args.step_shape { builder.add_step_shape(x); }
     builder.add_max_batch(args.max_batch);
     if let Some(x) = args.output_shape { builder.add_output_shape(x); }
     if let Some(x) = args.input_shape { builder.add_input_shape(x); }
@@ -1115,6 +1121,13 @@ impl<'a> Model<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Model::VT_MAX_BATCH, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn step_shape(&self) -> Option<flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(Model::VT_STEP_SHAPE, None)}
+  }
 }
 
 impl flatbuffers::Verifiable for Model<'_> {
@@ -1131,6 +1144,7 @@ impl flatbuffers::Verifiable for Model<'_> {
      .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("output_shape", Self::VT_OUTPUT_SHAPE, true)?
      .visit_field::<bool>("accepts_i16", Self::VT_ACCEPTS_I16, false)?
      .visit_field::<u32>("max_batch", Self::VT_MAX_BATCH, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("step_shape", Self::VT_STEP_SHAPE, false)?
      .finish();
     Ok(())
   }
@@ -1143,6 +1157,7 @@ pub struct ModelArgs<'a> {
     pub output_shape: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
     pub accepts_i16: bool,
     pub max_batch: u32,
+    pub step_shape: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
 }
 impl<'a> Default for ModelArgs<'a> {
   #[inline]
@@ -1155,6 +1170,7 @@ impl<'a> Default for ModelArgs<'a> {
       output_shape: None, // required field
       accepts_i16: false,
       max_batch: 0,
+      step_shape: None,
     }
   }
 }
@@ -1193,6 +1209,10 @@ impl<'a: 'b, 'b> ModelBuilder<'a, 'b> {
     self.fbb_.push_slot::<u32>(Model::VT_MAX_BATCH, max_batch, 0);
   }
   #[inline]
+  pub fn add_step_shape(&mut self, step_shape: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Model::VT_STEP_SHAPE, step_shape);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ModelBuilder<'a, 'b> {
     let start = _fbb.start_table();
     ModelBuilder {
@@ -1221,6 +1241,7 @@ impl core::fmt::Debug for Model<'_> {
       ds.field("output_shape", &self.output_shape());
       ds.field("accepts_i16", &self.accepts_i16());
       ds.field("max_batch", &self.max_batch());
+      ds.field("step_shape", &self.step_shape());
       ds.finish()
   }
 }
@@ -1612,6 +1633,120 @@ impl core::fmt::Debug for Tensor<'_> {
       ds.finish()
   }
 }
+pub enum StepOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Step<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for Step<'a> {
+  type Inner = Step<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> Step<'a> {
+  pub const VT_SYMBOL: flatbuffers::VOffsetT = 4;
+  pub const VT_RESET: flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    Step { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args StepArgs
+  ) -> flatbuffers::WIPOffset<Step<'bldr>> {
+    let mut builder = StepBuilder::new(_fbb);
+    builder.add_symbol(args.symbol);
+    builder.add_reset(args.reset);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn symbol(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Step::VT_SYMBOL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn reset(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Step::VT_RESET, Some(false)).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for Step<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<u64>("symbol", Self::VT_SYMBOL, false)?
+     .visit_field::<bool>("reset", Self::VT_RESET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StepArgs {
+    pub symbol: u64,
+    pub reset: bool,
+}
+impl<'a> Default for StepArgs {
+  #[inline]
+  fn default() -> Self {
+    StepArgs {
+      symbol: 0,
+      reset: false,
+    }
+  }
+}
+
+pub struct StepBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> StepBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_symbol(&mut self, symbol: u64) {
+    self.fbb_.push_slot::<u64>(Step::VT_SYMBOL, symbol, 0);
+  }
+  #[inline]
+  pub fn add_reset(&mut self, reset: bool) {
+    self.fbb_.push_slot::<bool>(Step::VT_RESET, reset, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> StepBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    StepBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<Step<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for Step<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("Step");
+      ds.field("symbol", &self.symbol());
+      ds.field("reset", &self.reset());
+      ds.finish()
+  }
+}
 pub enum RequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -1633,6 +1768,7 @@ impl<'a> Request<'a> {
   pub const VT_MODE: flatbuffers::VOffsetT = 8;
   pub const VT_DEADLINE_US: flatbuffers::VOffsetT = 10;
   pub const VT_INPUT: flatbuffers::VOffsetT = 12;
+  pub const VT_STEP: flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -1644,6 +1780,7 @@ impl<'a> Request<'a> {
     args: &'args RequestArgs<'args>
   ) -> flatbuffers::WIPOffset<Request<'bldr>> {
     let mut builder = RequestBuilder::new(_fbb);
+    if let Some(x) = args.step { builder.add_step(x); }
     if let Some(x) = args.input { builder.add_input(x); }
     builder.add_deadline_us(args.deadline_us);
     builder.add_model(args.model);
@@ -1688,6 +1825,13 @@ impl<'a> Request<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<Tensor>>(Request::VT_INPUT, None).unwrap()}
   }
+  #[inline]
+  pub fn step(&self) -> Option<Step<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<Step>>(Request::VT_STEP, None)}
+  }
 }
 
 impl flatbuffers::Verifiable for Request<'_> {
@@ -1702,6 +1846,7 @@ impl flatbuffers::Verifiable for Request<'_> {
      .visit_field::<Mode>("mode", Self::VT_MODE, false)?
      .visit_field::<u32>("deadline_us", Self::VT_DEADLINE_US, false)?
      .visit_field::<flatbuffers::ForwardsUOffset<Tensor>>("input", Self::VT_INPUT, true)?
+     .visit_field::<flatbuffers::ForwardsUOffset<Step>>("step", Self::VT_STEP, false)?
      .finish();
     Ok(())
   }
@@ -1712,6 +1857,7 @@ pub struct RequestArgs<'a> {
     pub mode: Mode,
     pub deadline_us: u32,
     pub input: Option<flatbuffers::WIPOffset<Tensor<'a>>>,
+    pub step: Option<flatbuffers::WIPOffset<Step<'a>>>,
 }
 impl<'a> Default for RequestArgs<'a> {
   #[inline]
@@ -1722,6 +1868,7 @@ impl<'a> Default for RequestArgs<'a> {
       mode: Mode::vanilla,
       deadline_us: 0,
       input: None, // required field
+      step: None,
     }
   }
 }
@@ -1752,6 +1899,10 @@ impl<'a: 'b, 'b> RequestBuilder<'a, 'b> {
     self.fbb_.push_slot_always::<flatbuffers::WIPOffset<Tensor>>(Request::VT_INPUT, input);
   }
   #[inline]
+  pub fn add_step(&mut self, step: flatbuffers::WIPOffset<Step<'b >>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<Step>>(Request::VT_STEP, step);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> RequestBuilder<'a, 'b> {
     let start = _fbb.start_table();
     RequestBuilder {
@@ -1776,6 +1927,7 @@ impl core::fmt::Debug for Request<'_> {
       ds.field("mode", &self.mode());
       ds.field("deadline_us", &self.deadline_us());
       ds.field("input", &self.input());
+      ds.field("step", &self.step());
       ds.finish()
   }
 }

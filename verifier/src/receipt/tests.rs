@@ -181,7 +181,7 @@ fn the_answer_to_another_row_fails_although_both_are_at_hand() {
 #[test]
 fn a_model_that_refuses_the_row_fails_with_its_reason() {
     let file = specimen::file_of(&specimen::leaf());
-    let report = check(&file, &Shelf::new().given(), Some(&mut |_| Err("element 3 is NaN".into())));
+    let report = check(&file, &Shelf::new().given(), Some(&mut |_, _| Err("element 3 is NaN".into())));
     assert_failed(&report, &[Check::ReExecution]);
     assert!(matches!(report.outcome(Check::ReExecution), Outcome::Failed(reason) if reason.contains("NaN")));
 }

@@ -51,6 +51,7 @@ fn as_text(model: &Model) -> String {
             output::bytes(model.scratch_bytes_per_row())
         ),
     ]);
+    facts.add_row(["streams", &streams(model)]);
     facts.add_row([
         "error",
         &format!(
@@ -124,8 +125,30 @@ fn memory_plan(model: &Model) -> String {
     )
 }
 
+/// What a stream of the model keeps, or why there is none.
+fn streams(model: &Model) -> String {
+    match model.stream() {
+        Ok(stream) => format!(
+            "a step is {}; {} of state for each stream, and {} more for the form of one step",
+            output::shape(stream.model().input_shape()),
+            output::bytes(stream.state_bytes()),
+            output::bytes(stream.model().memory_bytes())
+        ),
+        Err(error) => format!("none: {error}"),
+    }
+}
+
 fn as_json(model: &Model) -> serde_json::Value {
     let calibration = model.calibration();
+    let stream = match model.stream() {
+        Ok(stream) => json!({
+            "step_shape": stream.model().input_shape(),
+            "window": stream.window(),
+            "state_bytes": stream.state_bytes(),
+            "memory_bytes": stream.model().memory_bytes(),
+        }),
+        Err(error) => json!({ "refused": error.to_string() }),
+    };
     json!({
         "name": model.name(),
         "id": ModelId(model.id()),
@@ -136,6 +159,7 @@ fn as_json(model: &Model) -> serde_json::Value {
         "accepts_i16": model.accepts(Dtype::I16),
         "memory_bytes": model.memory_bytes(),
         "scratch_bytes_per_row": model.scratch_bytes_per_row(),
+        "stream": stream,
         "calibration": {
             "rows": calibration.rows,
             "max_error": calibration.max_error,

@@ -398,6 +398,7 @@ pub(crate) fn model() -> ModelEntry {
         output_shape: Shape::new([4]).unwrap(),
         accepts_i16: false,
         max_batch: 8,
+        step_shape: None,
     }
 }
 

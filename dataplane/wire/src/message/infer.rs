@@ -20,8 +20,19 @@ pub struct RequestView<'a> {
     pub mode: Mode,
     /// The answer is worth nothing this many microseconds after the node read the request; zero: no deadline.
     pub deadline_us: u32,
-    /// One row. The output comes in the same element type.
+    /// One row, or one step. The output comes in the same element type.
     pub input: TensorView<'a>,
+    /// The stream that the input is the next step of; `None`: it is a whole row.
+    pub step: Option<Step>,
+}
+
+/// A step's place: the next of the stream of its session, model and symbol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The caller's name for the stream.
+    pub symbol: u64,
+    /// It is the first step: what the stream held before is forgotten.
+    pub reset: bool,
 }
 
 impl<'a> RequestView<'a> {
@@ -29,12 +40,16 @@ impl<'a> RequestView<'a> {
     pub fn encode(&self, encoder: &mut Encoder, out: &mut Vec<u8>) {
         encoder.frame(FrameKind::Request, out, |builder| {
             let input = Some(tensor_to_fb(builder, &self.input));
+            let step = self
+                .step
+                .map(|Step { symbol, reset }| fb::Step::create(builder, &fb::StepArgs { symbol, reset }));
             let args = fb::RequestArgs {
                 id: Some(&fb::RequestId::new(&self.id.0)),
                 model: self.model,
                 mode: self.mode.to_fb(),
                 deadline_us: self.deadline_us,
                 input,
+                step,
             };
             fb::Request::create(builder, &args)
         });
@@ -53,6 +68,7 @@ impl<'a> RequestView<'a> {
             mode: Mode::from_wire(mode).ok_or(DecodeError::Field("mode", "0 vanilla, 1 tee, 2 zk"))?,
             deadline_us: request.deadline_us(),
             input: tensor_from_fb(request.input())?,
+            step: request.step().map(|step| Step { symbol: step.symbol(), reset: step.reset() }),
         })
     }
 
@@ -177,7 +193,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_round_trip(id: [u8; 16], model: u32, deadline_us: u32, data in prop::collection::vec(any::<[u8; 4]>(), 0..40)) {
+        fn requests_round_trip(
+            id: [u8; 16],
+            model: u32,
+            deadline_us: u32,
+            step: Option<(u64, bool)>,
+            data in prop::collection::vec(any::<[u8; 4]>(), 0..40),
+        ) {
             let bytes = data.concat();
             let shape = Shape::new([data.len() as u32]).unwrap();
             let request = RequestView {
@@ -186,6 +208,7 @@ mod tests {
                 mode: Mode::Tee,
                 deadline_us,
                 input: TensorView::new(Dtype::F32, shape, &bytes).unwrap(),
+                step: step.map(|(symbol, reset)| Step { symbol, reset }),
             };
             let (mut encoder, mut out) = (Encoder::new(), Vec::new());
             request.encode(&mut encoder, &mut out);
@@ -214,7 +237,14 @@ mod tests {
             let data = [0u8; 16];
             let shape = Shape::new([4]).unwrap();
             let input = TensorView::new(Dtype::F32, shape, &data).unwrap();
-            let request = RequestView { id: RequestId([1; 16]), model: 1, mode: Mode::Vanilla, deadline_us: 0, input };
+            let request = RequestView {
+                id: RequestId([1; 16]),
+                model: 1,
+                mode: Mode::Vanilla,
+                deadline_us: 0,
+                input,
+                step: Some(Step { symbol: 7, reset: true }),
+            };
             let (mut encoder, mut out) = (Encoder::new(), Vec::new());
             request.encode(&mut encoder, &mut out);
             let payload = &mut out[crate::frame::HEADER_LEN..];

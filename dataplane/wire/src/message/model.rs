@@ -30,6 +30,8 @@ pub struct ModelEntry {
     pub accepts_i16: bool,
     /// The most requests that run together.
     pub max_batch: u32,
+    /// Shape of one time step, of a model that takes streams of them.
+    pub step_shape: Option<Shape>,
 }
 
 /// The table.
@@ -170,6 +172,7 @@ fn entry_to_fb<'b>(builder: &mut FlatBufferBuilder<'b>, model: &ModelEntry) -> W
     let name = Some(builder.create_string(&model.name));
     let input_shape = Some(builder.create_vector(model.input_shape.dims()));
     let output_shape = Some(builder.create_vector(model.output_shape.dims()));
+    let step_shape = model.step_shape.map(|shape| builder.create_vector(shape.dims()));
     let args = fb::ModelArgs {
         handle: model.handle,
         name,
@@ -178,6 +181,7 @@ fn entry_to_fb<'b>(builder: &mut FlatBufferBuilder<'b>, model: &ModelEntry) -> W
         output_shape,
         accepts_i16: model.accepts_i16,
         max_batch: model.max_batch,
+        step_shape,
     };
     fb::Model::create(builder, &args)
 }
@@ -194,5 +198,6 @@ fn entry_from_fb(model: fb::Model<'_>) -> Result<ModelEntry, DecodeError> {
         output_shape: shape(model.output_shape())?,
         accepts_i16: model.accepts_i16(),
         max_batch: model.max_batch(),
+        step_shape: model.step_shape().map(shape).transpose()?,
     })
 }
