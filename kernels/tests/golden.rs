@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use haca_kernels::spec::recurrence::States;
-use haca_kernels::spec::{activation, gate, rounding};
+use haca_kernels::spec::{activation, curve, gate, inverse, layer_norm, rounding, softmax};
 use haca_kernels::{Backend, Dtype, Executor, Model, npy};
 
 fn folder() -> PathBuf {
@@ -45,7 +45,7 @@ fn golden_models_give_their_integers_on_every_executor() {
             }
         }
     }
-    assert_eq!(models, 16);
+    assert_eq!(models, 20);
 }
 
 /// Arguments of each rule that reach its edges, and what it gives.
@@ -87,6 +87,37 @@ fn rules() -> String {
         text += &format!("wide_sigmoid {wide} = {}\n", activation::wide_sigmoid(wide));
         text += &format!("gate_sigmoid {x} = {}\n", gate::sigmoid(x));
         text += &format!("gate_tanh {x} = {}\n", gate::tanh(x));
+    }
+    for x in (0..=curve::EXP2_MAXIMUM).step_by(16_381).chain([1, curve::EXP2_MAXIMUM]) {
+        text += &format!("exp2 {x} = {}\n", curve::exp2(x));
+    }
+    for x in (i16::MIN..=i16::MAX).step_by(1021).chain([-1, 0, 1, i16::MAX]) {
+        for exponent in [8, 12, 15] {
+            text += &format!("gelu {x} {exponent} = {}\n", curve::gelu(x, exponent));
+            text += &format!("gelu_tanh {x} {exponent} = {}\n", curve::gelu_tanh(x, exponent));
+        }
+    }
+    for x in (0..60).flat_map(|bit| [1u64 << bit, (1 << bit) + (1 << bit) / 3, (2 << bit) - 1]) {
+        let ((r, g), (root, h)) = (inverse::reciprocal(x), inverse::inverse_root(x));
+        text += &format!("reciprocal {x} = {r} {g}\ninverse_root {x} = {root} {h}\n");
+    }
+    let scale = softmax::Scale { multiplier: 774_541_002, shift: 23 };
+    for below in [0, 1, 7, 100, 5000, 20_000, 1 << 30] {
+        text += &format!(
+            "exponential {} {} {below} = {}\n",
+            scale.multiplier,
+            scale.shift,
+            scale.exponential(below)
+        );
+    }
+    for (length, sum, squares, epsilon) in
+        [(1, 5, 25, 1), (32, -640, 90_000, 7), (4096, 32_767, 32_767 * 32_767, 1 << 40)]
+    {
+        let moments = layer_norm::Moments::new(length, sum, squares, epsilon);
+        for x in [0, 1, -300, 32_767] {
+            let result = moments.normalized(length, x);
+            text += &format!("normalized {length} {sum} {squares} {epsilon} {x} = {result}\n");
+        }
     }
     for (cell, hidden) in [(16, 8), (24, 13), (26, 15)] {
         let states = States { cell, hidden };

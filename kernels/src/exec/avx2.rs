@@ -5,6 +5,7 @@
 
 use core::arch::x86_64::*;
 
+use super::attention::curve::gelu;
 use super::dense::{GROUP, Lanes, Output, PackedDense, Rows, TILE};
 use crate::model::graph::Activation;
 use crate::spec::activation::{NARROW_SEGMENTS, one};
@@ -18,16 +19,16 @@ const ROWS: usize = 2;
 /// # Safety
 /// The processor must have AVX2, and the rows must be as [`Rows`] says.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn dense(layer: &PackedDense, rows: &Rows) {
+pub(super) unsafe fn dense(layer: &PackedDense, weights: *const Lanes, rows: &Rows) {
     let tiles = layer.tiles();
     for first in (0..tiles).step_by(GROUP) {
         // SAFETY: the caller's condition.
         unsafe {
             match tiles - first {
-                1 => group::<1>(layer, first, rows),
-                2 => group::<2>(layer, first, rows),
-                3 => group::<3>(layer, first, rows),
-                _ => group::<GROUP>(layer, first, rows),
+                1 => group::<1>(layer, weights, first, rows),
+                2 => group::<2>(layer, weights, first, rows),
+                3 => group::<3>(layer, weights, first, rows),
+                _ => group::<GROUP>(layer, weights, first, rows),
             }
         }
     }
@@ -38,8 +39,13 @@ pub(super) unsafe fn dense(layer: &PackedDense, rows: &Rows) {
 /// # Safety
 /// As [`dense`]; `first` is the group's first tile, of `T`.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn group<const T: usize>(layer: &PackedDense, first: usize, rows: &Rows) {
-    let weights = layer.group(first, T);
+pub(super) unsafe fn group<const T: usize>(
+    layer: &PackedDense,
+    weights: *const Lanes,
+    first: usize,
+    rows: &Rows,
+) {
+    let weights = weights.wrapping_add(first * layer.pairs());
     let &Rows { x, x_stride, y, y_stride, rows } = rows;
     let mut row = 0;
     // SAFETY: `row` stays below `rows`, and the caller has so many.
@@ -163,6 +169,9 @@ pub(super) unsafe fn store<const T: usize>(
         let value = match layer.activation {
             // A leaky one comes after packing.
             Activation::None | Activation::Leaky(_) => value,
+            // A result is nowhere above its argument, which is bounded.
+            Activation::Gelu => gelu(false, layer.exponent, value),
+            Activation::GeluTanh => gelu(true, layer.exponent, value),
             // SAFETY: AVX2 is this function's own condition.
             activation => unsafe { activate(activation, layer.exponent, value) },
         };

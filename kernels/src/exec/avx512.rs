@@ -20,17 +20,17 @@ const TURNS: usize = 4;
 /// # Safety
 /// The processor must have AVX2 and AVX-512 F, BW and VNNI, and the rows must be as [`Rows`] says.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn dense(layer: &PackedDense, rows: &Rows) {
+pub(super) unsafe fn dense(layer: &PackedDense, weights: *const Lanes, rows: &Rows) {
     let tiles = layer.tiles();
     assert!(layer.narrow_biases.len() == tiles * TILE);
     for first in (0..tiles).step_by(GROUP) {
         // SAFETY: the caller's condition.
         unsafe {
             match tiles - first {
-                1 => avx2::group::<1>(layer, first, rows),
-                2 => group::<1, 2>(layer, first, rows),
-                3 => avx2::group::<3>(layer, first, rows),
-                _ => group::<2, 4>(layer, first, rows),
+                1 => avx2::group::<1>(layer, weights, first, rows),
+                2 => group::<1, 2>(layer, weights, first, rows),
+                3 => avx2::group::<3>(layer, weights, first, rows),
+                _ => group::<2, 4>(layer, weights, first, rows),
             }
         }
     }
@@ -41,8 +41,13 @@ pub(super) unsafe fn dense(layer: &PackedDense, rows: &Rows) {
 /// # Safety
 /// As [`dense`]; `first` is the group's first tile, of `T`, which is `2 * V`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
-unsafe fn group<const V: usize, const T: usize>(layer: &PackedDense, first: usize, rows: &Rows) {
-    let weights = layer.group(first, T);
+unsafe fn group<const V: usize, const T: usize>(
+    layer: &PackedDense,
+    weights: *const Lanes,
+    first: usize,
+    rows: &Rows,
+) {
+    let weights = weights.wrapping_add(first * layer.pairs());
     let &Rows { x, x_stride, y, y_stride, rows } = rows;
     let simple = matches!(layer.activation, Activation::None | Activation::Leaky(_));
     let whole = simple && layer.lanes(first + T - 1) == TILE;

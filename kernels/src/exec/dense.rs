@@ -171,6 +171,36 @@ impl PackedDense {
         }
     }
 
+    /// What brings sums of `inputs` products to each of `outputs` results: their weights are the caller's.
+    pub(super) fn without_weights(
+        inputs: usize,
+        outputs: usize,
+        shift: i32,
+        output: &Tensor,
+        proof: Proof,
+    ) -> PackedDense {
+        let channels = outputs.next_multiple_of(TILE);
+        let half = if shift > 0 { 1i64 << (shift - 1) } else { 0 };
+        PackedDense {
+            runs: vec![0],
+            run_pairs: inputs.div_ceil(2),
+            outputs,
+            padded: false,
+            weights: Vec::new(),
+            biases: vec![half; channels],
+            narrow_biases: if proof.accumulator_bits == 32 {
+                vec![half as i32; channels]
+            } else {
+                Vec::new()
+            },
+            shifts: vec![shift; channels],
+            activation: Activation::None,
+            exponent: output.exponent,
+            minimum: output.minimum,
+            maximum: output.maximum,
+        }
+    }
+
     pub(super) fn tiles(&self) -> usize {
         self.outputs.div_ceil(TILE)
     }
@@ -213,22 +243,27 @@ impl PackedDense {
     /// The processor must have the backend, and the rows must be as [`Rows`] says.
     #[cfg(target_arch = "x86_64")]
     pub(super) unsafe fn execute(&self, backend: Backend, rows: &Rows) {
+        assert!(self.tiles() * self.pairs() <= self.weights.len() * 2);
+        // SAFETY: the caller's condition; the weights are there.
+        unsafe { self.execute_with(backend, self.weights.as_ptr().cast(), rows) }
+    }
+
+    /// Computes the rows with weights of the caller's, `tiles * pairs` vectors in this layer's order.
+    ///
+    /// # Safety
+    /// As [`PackedDense::execute`]; the weights must be there.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn execute_with(&self, backend: Backend, weights: *const Lanes, rows: &Rows) {
         let channels = self.tiles() * TILE;
         assert!(self.biases.len() == channels && self.shifts.len() == channels);
         // SAFETY: the caller's condition.
         unsafe {
             if backend == Backend::Avx512Vnni && !self.narrow_biases.is_empty() {
-                super::avx512::dense(self, rows);
+                super::avx512::dense(self, weights, rows);
             } else {
-                super::avx2::dense(self, rows);
+                super::avx2::dense(self, weights, rows);
             }
         }
-    }
-
-    /// The weights of `tiles` tiles from the first of a group on: `tiles * pairs` vectors.
-    pub(crate) fn group(&self, first: usize, tiles: usize) -> *const Lanes {
-        assert!((first + tiles) * self.pairs() <= self.weights.len() * 2, "a group lies within the weights");
-        self.weights.as_ptr().cast::<Lanes>().wrapping_add(first * self.pairs())
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod agreement;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -14,6 +15,8 @@ mod avx512;
 mod bitvector;
 mod conv;
 mod dense;
+#[cfg(target_arch = "x86_64")]
+mod elementwise;
 mod forest;
 mod moves;
 mod node;

@@ -1,9 +1,9 @@
 //! One node: the form in which its executors read it, and which of them computes it.
 
-#[cfg(target_arch = "x86_64")]
-use super::pool;
 use super::scratch::Scratch;
-use super::{Backend, conv, dense, forest, moves, recurrent, scalar};
+use super::{Backend, attention, conv, dense, forest, moves, recurrent, scalar};
+#[cfg(target_arch = "x86_64")]
+use super::{elementwise, pool};
 use crate::model::Model;
 use crate::model::graph::{Graph, Node, Operator};
 use crate::model::validate::Proof;
@@ -18,6 +18,9 @@ pub(crate) enum Packed {
     Recurrent(recurrent::PackedRecurrent),
     Conv(conv::PackedConv),
     Move(moves::PackedMove),
+    MatMul(attention::matmul::PackedMatMul),
+    Softmax(attention::softmax::PackedSoftmax),
+    LayerNorm(attention::layer_norm::PackedLayerNorm),
 }
 
 impl Packed {
@@ -37,13 +40,27 @@ impl Packed {
                 Packed::Conv(conv::PackedConv::new(layer, input, output, proof))
             }
             Operator::Move(elements) => Packed::Move(moves::PackedMove::new(elements, graph, node)),
+            Operator::MatMul(matmul) => {
+                let inputs = [0, 1].map(|side| &graph.tensors[node.inputs[side]]);
+                let output = &graph.tensors[node.output];
+                Packed::MatMul(attention::matmul::PackedMatMul::new(matmul, inputs, output, proof))
+            }
+            Operator::Softmax(softmax) => {
+                Packed::Softmax(attention::softmax::PackedSoftmax::new(softmax, &graph.tensors[node.output]))
+            }
+            Operator::LayerNorm(norm) => {
+                attention::layer_norm::PackedLayerNorm::new(norm, &graph.tensors[node.output], proof)
+                    .map_or(Packed::None, Packed::LayerNorm)
+            }
             _ => Packed::None,
         }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
         match self {
-            Packed::None => 0,
+            Packed::None | Packed::Softmax(_) => 0,
+            Packed::LayerNorm(norm) => norm.memory_bytes(),
+            Packed::MatMul(matmul) => matmul.memory_bytes(),
             Packed::Dense(dense) => dense.memory_bytes(),
             Packed::Forest(forest) => forest.memory_bytes(),
             Packed::Recurrent(layer) => layer.memory_bytes(),
@@ -113,6 +130,22 @@ pub(super) fn execute(
                 );
             }
         }
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::MatMul(matmul)) => {
+            let inputs = [0, 1].map(|side| region(node.inputs[side]));
+            // SAFETY: `with_backend` refused this backend unless the processor has it.
+            unsafe { matmul.execute(backend, scratch, inputs, region(node.output), rows) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::Softmax(softmax)) => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+            unsafe { softmax.execute(scratch, region(node.inputs[0]), region(node.output), rows) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Backend::Avx2 | Backend::Avx512Vnni, Packed::LayerNorm(norm)) => {
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+            unsafe { norm.execute(scratch, region(node.inputs[0]), region(node.output), rows) }
+        }
         (Backend::Avx2 | Backend::Avx512Vnni, Packed::Forest(forest)) => {
             let Operator::Trees(trees) = &node.operator else { unreachable!("only trees pack to a forest") };
             let (from, to) = (region(node.inputs[0]), region(node.output));
@@ -136,7 +169,10 @@ pub(super) fn execute(
                     return;
                 }
             }
-            scalar::execute(model, node, scratch, rows);
+            // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+            if !unsafe { elementwise::execute(&model.graph.tensors, &model.plan, node, scratch, rows) } {
+                scalar::execute(model, node, scratch, rows);
+            }
         }
         _ => scalar::execute(model, node, scratch, rows),
     }

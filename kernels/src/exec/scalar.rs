@@ -1,5 +1,6 @@
 //! The reference executor: `SPEC.md`, section by section, in plain loops. Speed is not its purpose.
 
+mod attention;
 mod window;
 
 use super::recurrent;
@@ -39,6 +40,13 @@ pub(crate) fn execute(model: &Model, node: &Node, scratch: &mut Scratch, rows: u
             &Operator::ArgMax { length, inner } => {
                 arg_max([length, inner], output.len(), scratch, from, to, row);
             }
+            Operator::MatMul(factors) => {
+                let (right, right_from) = (&tensors[node.inputs[1]], model.plan.regions[node.inputs[1]]);
+                let shift = input.exponent + right.exponent - output.exponent;
+                attention::matmul(factors, shift, output, scratch, [from, right_from], to, row);
+            }
+            Operator::Softmax(layer) => attention::softmax(layer, output, scratch, from, to, row),
+            Operator::LayerNorm(layer) => attention::layer_norm(layer, output, scratch, from, to, row),
         }
     }
 }

@@ -43,6 +43,11 @@ impl Work {
                     halves = halves.max(layer.work_halves());
                 }
                 Packed::Conv(layer) => halves = halves.max(layer.work_halves()),
+                Packed::MatMul(matmul) => {
+                    words = words.max(matmul.work_words());
+                    halves = halves.max(matmul.work_halves());
+                }
+                Packed::Softmax(softmax) => words = words.max(softmax.work_words()),
                 Packed::Forest(forest) => words = words.max(forest.work_words()),
                 _ => {}
             }

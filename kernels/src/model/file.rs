@@ -2,6 +2,7 @@
 //!
 //! Decoding checks only that the file is what the schema says; [`super::validate`] checks what it means.
 
+mod attention;
 mod dense;
 mod recurrent;
 mod trees;
@@ -90,6 +91,8 @@ fn encode_activation(activation: Activation) -> (schema::Activation, i16) {
         Activation::Sigmoid => (schema::Activation::Sigmoid, 0),
         Activation::Tanh => (schema::Activation::Tanh, 0),
         Activation::Leaky(slope) => (schema::Activation::Leaky, slope),
+        Activation::Gelu => (schema::Activation::Gelu, 0),
+        Activation::GeluTanh => (schema::Activation::GeluTanh, 0),
     }
 }
 
@@ -130,6 +133,15 @@ fn encode_node<'a>(b: &mut FlatBufferBuilder<'a>, node: &Node) -> WIPOffset<sche
         &Operator::ArgMax { length, inner } => {
             let arguments = schema::ArgMaxArgs { length: length as u32, inner: inner as u32 };
             (schema::Operator::ArgMax, schema::ArgMax::create(b, &arguments).as_union_value())
+        }
+        Operator::MatMul(matmul) => {
+            (schema::Operator::MatMul, attention::encode_matmul(b, matmul).as_union_value())
+        }
+        Operator::Softmax(softmax) => {
+            (schema::Operator::Softmax, attention::encode_softmax(b, softmax).as_union_value())
+        }
+        Operator::LayerNorm(norm) => {
+            (schema::Operator::LayerNorm, attention::encode_layer_norm(b, norm).as_union_value())
         }
     };
     let inputs: Vec<u32> = node.inputs.iter().map(|&input| input as u32).collect();
@@ -217,6 +229,8 @@ fn decode_activation(activation: schema::Activation, slope: i16) -> Result<Activ
         schema::Activation::Sigmoid => Ok(Activation::Sigmoid),
         schema::Activation::Tanh => Ok(Activation::Tanh),
         schema::Activation::Leaky => Ok(Activation::Leaky(slope)),
+        schema::Activation::Gelu => Ok(Activation::Gelu),
+        schema::Activation::GeluTanh => Ok(Activation::GeluTanh),
         other => Err(LoadError::Malformed(format!("unknown activation {}", other.0))),
     }
 }
@@ -248,6 +262,12 @@ fn decode_node(node: schema::Node<'_>) -> Result<Node, LoadError> {
         Operator::Multiply
     } else if let Some(largest) = node.operator_as_arg_max() {
         Operator::ArgMax { length: largest.length() as usize, inner: largest.inner() as usize }
+    } else if let Some(matmul) = node.operator_as_mat_mul() {
+        Operator::MatMul(attention::decode_matmul(matmul)?)
+    } else if let Some(softmax) = node.operator_as_softmax() {
+        Operator::Softmax(attention::decode_softmax(softmax))
+    } else if let Some(norm) = node.operator_as_layer_norm() {
+        Operator::LayerNorm(attention::decode_layer_norm(norm))
     } else {
         return Err(LoadError::Malformed(format!("unknown operator {}", node.operator_type().0)));
     };

@@ -2,8 +2,9 @@
 //!
 //! The importer builds one, the file holds one, [`super::validate`] proves one. Executors see proven graphs only.
 
+pub(crate) use super::attention::{LayerNorm, MatMul, Softmax};
 use crate::spec::recurrence::States;
-use crate::spec::{activation, gate};
+use crate::spec::{activation, curve, gate};
 
 /// Storage and meaning of a tensor's integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,9 @@ pub(crate) enum Activation {
     Tanh,
     /// Negative values times a slope at exponent 15.
     Leaky(i16),
+    Gelu,
+    /// GELU's approximation by tanh.
+    GeluTanh,
 }
 
 impl Activation {
@@ -62,6 +66,8 @@ impl Activation {
             Activation::None | Activation::Leaky(_) => (output.exponent, output.minimum, output.maximum),
             Activation::Sigmoid => (activation::SIGMOID_INPUT_EXPONENT, i16_range.0, i16_range.1),
             Activation::Tanh => (activation::TANH_INPUT_EXPONENT, i16_range.0, i16_range.1),
+            // The result is nowhere above the argument.
+            Activation::Gelu | Activation::GeluTanh => (output.exponent, i16_range.0, output.maximum),
         }
     }
 
@@ -72,6 +78,8 @@ impl Activation {
             Activation::Sigmoid => activation::sigmoid(value as i16, exponent).into(),
             Activation::Tanh => activation::tanh(value as i16, exponent).into(),
             Activation::Leaky(slope) => activation::leaky(value as i16, slope).into(),
+            Activation::Gelu => curve::gelu(value as i16, exponent).into(),
+            Activation::GeluTanh => curve::gelu_tanh(value as i16, exponent).into(),
         }
     }
 }
@@ -353,6 +361,9 @@ pub(crate) enum Operator {
         length: usize,
         inner: usize,
     },
+    MatMul(MatMul),
+    Softmax(Softmax),
+    LayerNorm(LayerNorm),
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -11,7 +11,7 @@ pub struct LayerInfo {
     /// Name from the source graph.
     pub name: String,
     /// Fixed-point operator: `dense`, `affine`, `add`, `subtract`, `multiply`, `map`, `trees`, `lstm`, `gru`, `move`, `conv`,
-    /// `max_pool`, `sum_pool` or `arg_max`.
+    /// `max_pool`, `sum_pool`, `arg_max`, `matmul`, `softmax` or `layer_norm`.
     pub operator: &'static str,
     /// Operators of the source graph that became this layer.
     pub source: String,
@@ -66,6 +66,9 @@ impl Model {
                 let name = if layer.cell == Cell::Lstm { "lstm" } else { "gru" };
                 (name, 16, weights + layer.bias.len() + layer.recurrent_bias.len())
             }
+            Operator::MatMul(_) => ("matmul", 0, 0),
+            Operator::Softmax(_) => ("softmax", 0, 0),
+            Operator::LayerNorm(norm) => ("layer_norm", 32, norm.multipliers.len() + norm.offsets.len()),
         };
         let weight_exponents = match &node.operator {
             Operator::Dense(dense) | Operator::Conv(Conv { product: dense, .. }) => {
@@ -76,6 +79,7 @@ impl Model {
                 let exponents = || layer.input_exponents.iter().chain(&layer.recurrent_exponents).copied();
                 exponents().min().zip(exponents().max())
             }
+            Operator::LayerNorm(norm) => Some((norm.exponent, norm.exponent)),
             _ => None,
         };
         let scale = power_of_two(-output.exponent);

@@ -1,5 +1,6 @@
 //! A compiled model: loaded once, proven once, then shared by all executors.
 
+mod attention;
 mod file;
 pub(crate) mod graph;
 mod layer;

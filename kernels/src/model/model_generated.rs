@@ -122,14 +122,16 @@ impl flatbuffers::SimpleToVerifyInSlice for Element {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ACTIVATION: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_ACTIVATION: u8 = 3;
+pub const ENUM_MAX_ACTIVATION: u8 = 5;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_ACTIVATION: [Activation; 4] = [
+pub const ENUM_VALUES_ACTIVATION: [Activation; 6] = [
   Activation::None,
   Activation::Sigmoid,
   Activation::Tanh,
   Activation::Leaky,
+  Activation::Gelu,
+  Activation::GeluTanh,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -141,14 +143,18 @@ impl Activation {
   pub const Sigmoid: Self = Self(1);
   pub const Tanh: Self = Self(2);
   pub const Leaky: Self = Self(3);
+  pub const Gelu: Self = Self(4);
+  pub const GeluTanh: Self = Self(5);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_MAX: u8 = 5;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::None,
     Self::Sigmoid,
     Self::Tanh,
     Self::Leaky,
+    Self::Gelu,
+    Self::GeluTanh,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -157,6 +163,8 @@ impl Activation {
       Self::Sigmoid => Some("Sigmoid"),
       Self::Tanh => Some("Tanh"),
       Self::Leaky => Some("Leaky"),
+      Self::Gelu => Some("Gelu"),
+      Self::GeluTanh => Some("GeluTanh"),
       _ => None,
     }
   }
@@ -482,10 +490,10 @@ impl flatbuffers::SimpleToVerifyInSlice for Reduction {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_OPERATOR: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_OPERATOR: u8 = 11;
+pub const ENUM_MAX_OPERATOR: u8 = 14;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_OPERATOR: [Operator; 12] = [
+pub const ENUM_VALUES_OPERATOR: [Operator; 15] = [
   Operator::NONE,
   Operator::Dense,
   Operator::Affine,
@@ -498,6 +506,9 @@ pub const ENUM_VALUES_OPERATOR: [Operator; 12] = [
   Operator::Pool,
   Operator::Multiply,
   Operator::ArgMax,
+  Operator::MatMul,
+  Operator::Softmax,
+  Operator::LayerNorm,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -517,9 +528,12 @@ impl Operator {
   pub const Pool: Self = Self(9);
   pub const Multiply: Self = Self(10);
   pub const ArgMax: Self = Self(11);
+  pub const MatMul: Self = Self(12);
+  pub const Softmax: Self = Self(13);
+  pub const LayerNorm: Self = Self(14);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 11;
+  pub const ENUM_MAX: u8 = 14;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Dense,
@@ -533,6 +547,9 @@ impl Operator {
     Self::Pool,
     Self::Multiply,
     Self::ArgMax,
+    Self::MatMul,
+    Self::Softmax,
+    Self::LayerNorm,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -549,6 +566,9 @@ impl Operator {
       Self::Pool => Some("Pool"),
       Self::Multiply => Some("Multiply"),
       Self::ArgMax => Some("ArgMax"),
+      Self::MatMul => Some("MatMul"),
+      Self::Softmax => Some("Softmax"),
+      Self::LayerNorm => Some("LayerNorm"),
       _ => None,
     }
   }
@@ -2648,6 +2668,484 @@ impl core::fmt::Debug for ArgMax<'_> {
       ds.finish()
   }
 }
+pub enum MatMulOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct MatMul<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for MatMul<'a> {
+  type Inner = MatMul<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> MatMul<'a> {
+  pub const VT_MATRICES: flatbuffers::VOffsetT = 4;
+  pub const VT_ROWS: flatbuffers::VOffsetT = 6;
+  pub const VT_INNER: flatbuffers::VOffsetT = 8;
+  pub const VT_COLUMNS: flatbuffers::VOffsetT = 10;
+  pub const VT_LEFT: flatbuffers::VOffsetT = 12;
+  pub const VT_RIGHT: flatbuffers::VOffsetT = 14;
+  pub const VT_OUTPUT: flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    MatMul { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args MatMulArgs<'args>
+  ) -> flatbuffers::WIPOffset<MatMul<'bldr>> {
+    let mut builder = MatMulBuilder::new(_fbb);
+    if let Some(x) = args.output { builder.add_output(x); }
+    if let Some(x) = args.right { builder.add_right(x); }
+    if let Some(x) = args.left { builder.add_left(x); }
+    builder.add_columns(args.columns);
+    builder.add_inner(args.inner);
+    builder.add_rows(args.rows);
+    builder.add_matrices(args.matrices);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn matrices(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(MatMul::VT_MATRICES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn rows(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(MatMul::VT_ROWS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn inner(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(MatMul::VT_INNER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn columns(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(MatMul::VT_COLUMNS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn left(&self) -> Option<flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(MatMul::VT_LEFT, None)}
+  }
+  #[inline]
+  pub fn right(&self) -> Option<flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(MatMul::VT_RIGHT, None)}
+  }
+  #[inline]
+  pub fn output(&self) -> Option<flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(MatMul::VT_OUTPUT, None)}
+  }
+}
+
+impl flatbuffers::Verifiable for MatMul<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<u32>("matrices", Self::VT_MATRICES, false)?
+     .visit_field::<u32>("rows", Self::VT_ROWS, false)?
+     .visit_field::<u32>("inner", Self::VT_INNER, false)?
+     .visit_field::<u32>("columns", Self::VT_COLUMNS, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("left", Self::VT_LEFT, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("right", Self::VT_RIGHT, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("output", Self::VT_OUTPUT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MatMulArgs<'a> {
+    pub matrices: u32,
+    pub rows: u32,
+    pub inner: u32,
+    pub columns: u32,
+    pub left: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
+    pub right: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
+    pub output: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
+}
+impl<'a> Default for MatMulArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MatMulArgs {
+      matrices: 0,
+      rows: 0,
+      inner: 0,
+      columns: 0,
+      left: None,
+      right: None,
+      output: None,
+    }
+  }
+}
+
+pub struct MatMulBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> MatMulBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_matrices(&mut self, matrices: u32) {
+    self.fbb_.push_slot::<u32>(MatMul::VT_MATRICES, matrices, 0);
+  }
+  #[inline]
+  pub fn add_rows(&mut self, rows: u32) {
+    self.fbb_.push_slot::<u32>(MatMul::VT_ROWS, rows, 0);
+  }
+  #[inline]
+  pub fn add_inner(&mut self, inner: u32) {
+    self.fbb_.push_slot::<u32>(MatMul::VT_INNER, inner, 0);
+  }
+  #[inline]
+  pub fn add_columns(&mut self, columns: u32) {
+    self.fbb_.push_slot::<u32>(MatMul::VT_COLUMNS, columns, 0);
+  }
+  #[inline]
+  pub fn add_left(&mut self, left: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(MatMul::VT_LEFT, left);
+  }
+  #[inline]
+  pub fn add_right(&mut self, right: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(MatMul::VT_RIGHT, right);
+  }
+  #[inline]
+  pub fn add_output(&mut self, output: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(MatMul::VT_OUTPUT, output);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> MatMulBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    MatMulBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<MatMul<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for MatMul<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("MatMul");
+      ds.field("matrices", &self.matrices());
+      ds.field("rows", &self.rows());
+      ds.field("inner", &self.inner());
+      ds.field("columns", &self.columns());
+      ds.field("left", &self.left());
+      ds.field("right", &self.right());
+      ds.field("output", &self.output());
+      ds.finish()
+  }
+}
+pub enum SoftmaxOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Softmax<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for Softmax<'a> {
+  type Inner = Softmax<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> Softmax<'a> {
+  pub const VT_GROUP: flatbuffers::VOffsetT = 4;
+  pub const VT_MULTIPLIER: flatbuffers::VOffsetT = 6;
+  pub const VT_SHIFT: flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    Softmax { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args SoftmaxArgs
+  ) -> flatbuffers::WIPOffset<Softmax<'bldr>> {
+    let mut builder = SoftmaxBuilder::new(_fbb);
+    builder.add_multiplier(args.multiplier);
+    builder.add_group(args.group);
+    builder.add_shift(args.shift);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Softmax::VT_GROUP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn multiplier(&self) -> i32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i32>(Softmax::VT_MULTIPLIER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shift(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Softmax::VT_SHIFT, Some(0)).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for Softmax<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .visit_field::<i32>("multiplier", Self::VT_MULTIPLIER, false)?
+     .visit_field::<u8>("shift", Self::VT_SHIFT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SoftmaxArgs {
+    pub group: u32,
+    pub multiplier: i32,
+    pub shift: u8,
+}
+impl<'a> Default for SoftmaxArgs {
+  #[inline]
+  fn default() -> Self {
+    SoftmaxArgs {
+      group: 0,
+      multiplier: 0,
+      shift: 0,
+    }
+  }
+}
+
+pub struct SoftmaxBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> SoftmaxBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(Softmax::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn add_multiplier(&mut self, multiplier: i32) {
+    self.fbb_.push_slot::<i32>(Softmax::VT_MULTIPLIER, multiplier, 0);
+  }
+  #[inline]
+  pub fn add_shift(&mut self, shift: u8) {
+    self.fbb_.push_slot::<u8>(Softmax::VT_SHIFT, shift, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> SoftmaxBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    SoftmaxBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<Softmax<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for Softmax<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("Softmax");
+      ds.field("group", &self.group());
+      ds.field("multiplier", &self.multiplier());
+      ds.field("shift", &self.shift());
+      ds.finish()
+  }
+}
+pub enum LayerNormOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct LayerNorm<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for LayerNorm<'a> {
+  type Inner = LayerNorm<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> LayerNorm<'a> {
+  pub const VT_EPSILON: flatbuffers::VOffsetT = 4;
+  pub const VT_MULTIPLIERS: flatbuffers::VOffsetT = 6;
+  pub const VT_EXPONENT: flatbuffers::VOffsetT = 8;
+  pub const VT_OFFSETS: flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    LayerNorm { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args LayerNormArgs<'args>
+  ) -> flatbuffers::WIPOffset<LayerNorm<'bldr>> {
+    let mut builder = LayerNormBuilder::new(_fbb);
+    builder.add_epsilon(args.epsilon);
+    if let Some(x) = args.offsets { builder.add_offsets(x); }
+    if let Some(x) = args.multipliers { builder.add_multipliers(x); }
+    builder.add_exponent(args.exponent);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn epsilon(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(LayerNorm::VT_EPSILON, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn multipliers(&self) -> Option<flatbuffers::Vector<'a, i32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i32>>>(LayerNorm::VT_MULTIPLIERS, None)}
+  }
+  #[inline]
+  pub fn exponent(&self) -> i16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i16>(LayerNorm::VT_EXPONENT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn offsets(&self) -> Option<flatbuffers::Vector<'a, i64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i64>>>(LayerNorm::VT_OFFSETS, None)}
+  }
+}
+
+impl flatbuffers::Verifiable for LayerNorm<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<i64>("epsilon", Self::VT_EPSILON, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i32>>>("multipliers", Self::VT_MULTIPLIERS, false)?
+     .visit_field::<i16>("exponent", Self::VT_EXPONENT, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i64>>>("offsets", Self::VT_OFFSETS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LayerNormArgs<'a> {
+    pub epsilon: i64,
+    pub multipliers: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i32>>>,
+    pub exponent: i16,
+    pub offsets: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i64>>>,
+}
+impl<'a> Default for LayerNormArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LayerNormArgs {
+      epsilon: 0,
+      multipliers: None,
+      exponent: 0,
+      offsets: None,
+    }
+  }
+}
+
+pub struct LayerNormBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> LayerNormBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_epsilon(&mut self, epsilon: i64) {
+    self.fbb_.push_slot::<i64>(LayerNorm::VT_EPSILON, epsilon, 0);
+  }
+  #[inline]
+  pub fn add_multipliers(&mut self, multipliers: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i32>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(LayerNorm::VT_MULTIPLIERS, multipliers);
+  }
+  #[inline]
+  pub fn add_exponent(&mut self, exponent: i16) {
+    self.fbb_.push_slot::<i16>(LayerNorm::VT_EXPONENT, exponent, 0);
+  }
+  #[inline]
+  pub fn add_offsets(&mut self, offsets: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i64>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(LayerNorm::VT_OFFSETS, offsets);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> LayerNormBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    LayerNormBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<LayerNorm<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for LayerNorm<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("LayerNorm");
+      ds.field("epsilon", &self.epsilon());
+      ds.field("multipliers", &self.multipliers());
+      ds.field("exponent", &self.exponent());
+      ds.field("offsets", &self.offsets());
+      ds.finish()
+  }
+}
 pub enum NodeOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2898,6 +3396,51 @@ impl<'a> Node<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn operator_as_mat_mul(&self) -> Option<MatMul<'a>> {
+    if self.operator_type() == Operator::MatMul {
+      self.operator().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { MatMul::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn operator_as_softmax(&self) -> Option<Softmax<'a>> {
+    if self.operator_type() == Operator::Softmax {
+      self.operator().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { Softmax::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn operator_as_layer_norm(&self) -> Option<LayerNorm<'a>> {
+    if self.operator_type() == Operator::LayerNorm {
+      self.operator().map(|t| {
+       // Safety:
+       // Created from a valid Table for this object
+       // Which contains a valid union in this slot
+       unsafe { LayerNorm::init_from_table(t) }
+     })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl flatbuffers::Verifiable for Node<'_> {
@@ -2924,6 +3467,9 @@ impl flatbuffers::Verifiable for Node<'_> {
           Operator::Pool => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Pool>>("Operator::Pool", pos),
           Operator::Multiply => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Multiply>>("Operator::Multiply", pos),
           Operator::ArgMax => v.verify_union_variant::<flatbuffers::ForwardsUOffset<ArgMax>>("Operator::ArgMax", pos),
+          Operator::MatMul => v.verify_union_variant::<flatbuffers::ForwardsUOffset<MatMul>>("Operator::MatMul", pos),
+          Operator::Softmax => v.verify_union_variant::<flatbuffers::ForwardsUOffset<Softmax>>("Operator::Softmax", pos),
+          Operator::LayerNorm => v.verify_union_variant::<flatbuffers::ForwardsUOffset<LayerNorm>>("Operator::LayerNorm", pos),
           _ => Ok(()),
         }
      })?
@@ -3078,6 +3624,27 @@ impl core::fmt::Debug for Node<'_> {
         },
         Operator::ArgMax => {
           if let Some(x) = self.operator_as_arg_max() {
+            ds.field("operator", &x)
+          } else {
+            ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Operator::MatMul => {
+          if let Some(x) = self.operator_as_mat_mul() {
+            ds.field("operator", &x)
+          } else {
+            ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Operator::Softmax => {
+          if let Some(x) = self.operator_as_softmax() {
+            ds.field("operator", &x)
+          } else {
+            ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Operator::LayerNorm => {
+          if let Some(x) = self.operator_as_layer_norm() {
             ds.field("operator", &x)
           } else {
             ds.field("operator", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -4,8 +4,10 @@
 //! executor's unchecked loads rest on it.
 
 mod affine;
+mod attention;
 mod dense;
 mod elementwise;
+mod matmul;
 mod moves;
 mod recurrent;
 mod trees;
@@ -16,6 +18,7 @@ use std::ops::RangeInclusive;
 use super::LoadError;
 use super::graph::{Activation, Element, Graph, Node, Operator, Tensor};
 use crate::spec::activation::{OUTPUT_EXPONENTS, one};
+use crate::spec::curve::gelu_least;
 use crate::spec::rounding::{EXPONENTS, MAX_LEFT_SHIFT, MAX_RIGHT_SHIFT};
 
 /// Bounds memory: a row of a tensor takes at most 8 MiB.
@@ -136,6 +139,11 @@ fn check_node(graph: &Graph, node: &Node) -> Result<Proof, LoadError> {
         (&Operator::ArgMax { length, inner }, [input]) => {
             elementwise::arg_max(node, length, inner, input, output)
         }
+        (Operator::MatMul(matmul), [left, right]) => {
+            matmul::check(graph, node, matmul, [left, right], output)
+        }
+        (Operator::Softmax(softmax), [input]) => attention::softmax(node, softmax, input, output),
+        (Operator::LayerNorm(norm), [input]) => attention::layer_norm(node, norm, input, output),
         _ => Err(LoadError::invalid(&node.name, "wrong number of inputs".into())),
     }
 }
@@ -158,10 +166,8 @@ fn check_shift(node: &Node, shift: i32) -> Result<(), LoadError> {
 fn check_activation(node: &Node, activation: Activation, output: &Tensor) -> Result<(), LoadError> {
     let fits = OUTPUT_EXPONENTS.contains(&output.exponent);
     let one = if fits { one(output.exponent) } else { 0 };
-    let least = match activation {
+    let (least, one) = match activation {
         Activation::None => return Ok(()),
-        Activation::Sigmoid => 0,
-        Activation::Tanh => -one,
         Activation::Leaky(slope) => {
             let around = output.minimum <= 0 && 0 <= output.maximum;
             if slope >= 0 && output.element == Element::I16 && around {
@@ -169,6 +175,18 @@ fn check_activation(node: &Node, activation: Activation, output: &Tensor) -> Res
             }
             let what = "a leaky activation needs a slope from 0 and an i16 output whose bounds contain 0";
             return Err(LoadError::invalid(&node.name, what.into()));
+        }
+        Activation::Sigmoid => (0, one),
+        Activation::Tanh => (-one, one),
+        Activation::Gelu | Activation::GeluTanh => {
+            let least = if fits { gelu_least(output.exponent) } else { 0 };
+            if fits && output.element == Element::I16 && output.minimum == least && output.maximum >= 0 {
+                return Ok(());
+            }
+            let what = format!(
+                "{activation:?} needs an i16 output at an exponent in {OUTPUT_EXPONENTS:?}, bounded by {least} below"
+            );
+            return Err(LoadError::invalid(&node.name, what));
         }
     };
     if fits && output.element == Element::I16 && (output.minimum, output.maximum) == (least, one) {

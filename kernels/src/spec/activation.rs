@@ -41,7 +41,7 @@ impl Segments {
     }
 
     /// `h` of the argument's magnitude (saturated to the table), rounded to `2^-exponent`, with the argument's sign.
-    fn evaluate(&self, argument: i64, exponent: i32) -> i64 {
+    pub(super) fn evaluate(&self, argument: i64, exponent: i32) -> i64 {
         let magnitude = argument.unsigned_abs().min(self.maximum() as u64) as i64;
         let [c0, c1, c2] = self.coefficients[(magnitude >> self.local_bits) as usize];
         let t = magnitude & ((1 << self.local_bits) - 1);

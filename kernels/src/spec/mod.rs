@@ -4,6 +4,11 @@
 
 pub mod activation;
 pub(crate) mod coefficients;
+pub mod curve;
+pub(crate) mod curve_coefficients;
 pub mod gate;
+pub mod inverse;
+pub mod layer_norm;
 pub mod recurrence;
 pub mod rounding;
+pub mod softmax;

@@ -1,5 +1,6 @@
 //! All executors agree bit for bit, over random fixed-point graphs, batch sizes and slots.
 
+mod attention;
 mod dense;
 mod images;
 mod recurrent;
@@ -13,6 +14,7 @@ use proptest::prelude::*;
 use super::{Backend, Executor};
 use crate::model::graph::{Activation, Dense, Element, Graph, Node, Operator, Tensor, Weights};
 use crate::model::{Dtype, Metadata, Model, encode};
+use attention::encoder;
 use dense::stack;
 use images::images;
 use recurrent::{recurrences, widened};
@@ -144,6 +146,13 @@ proptest! {
     }
 
     #[test]
+    fn executors_agree_on_encoders(seed: u64) {
+        let mut choices = Choices(seed);
+        let graph = encoder(&mut choices);
+        agree(&graph, &mut choices, false)?;
+    }
+
+    #[test]
     fn executors_agree_on_images(seed: u64) {
         let mut choices = Choices(seed);
         let graph = images(&mut choices);
@@ -154,10 +163,11 @@ proptest! {
     #[test]
     fn damaged_files_are_refused_or_run(seed: u64, changes in 1usize..4, truncate: bool) {
         let mut choices = Choices(seed);
-        let graph = match choices.below(4) {
+        let graph = match choices.below(5) {
             0 => stack(&mut choices),
             1 => forest(&mut choices),
             2 => images(&mut choices),
+            3 => encoder(&mut choices),
             _ => recurrences(&mut choices),
         };
         let file = encode(&graph, &Metadata::default());
@@ -253,6 +263,7 @@ fn golden_models_are_made_from_seeds() {
         ("trees", forest as Maker, true),
         ("recurrent", recurrences as Maker, false),
         ("images", images as Maker, false),
+        ("encoder", encoder as Maker, false),
     ];
     for (kind, make, integral) in kinds {
         let small = (0..).map(Choices).filter_map(|mut choices| {
