@@ -214,6 +214,34 @@ pub(super) fn reshaped(from: &[Dimension], target: &[i64]) -> Option<Vec<Dimensi
     (len_of(&to) == Some(len) && place(&to) == place(from)).then_some(to)
 }
 
+/// The dimensions that a Reshape to `target` gives where the batch becomes part of another dimension, as exporters of
+/// attention have it (batch times heads), and where it becomes one of its own again: -1 or 1 then stand for it.
+pub(super) fn merged(from: &[Dimension], target: &[i64]) -> Option<Vec<Dimension>> {
+    let len = len_of(from)?;
+    if target.len() > MAX_RANK || target.iter().filter(|&&length| length == -1).count() > 1 {
+        return None;
+    }
+    let given = |(index, &length): (usize, &i64)| match length {
+        0 => from.get(index).map(|length| length.unwrap_or(1)),
+        -1 => Some(1),
+        length => u32::try_from(length).ok().filter(|&length| length > 0),
+    };
+    let mut to: Vec<Dimension> =
+        target.iter().enumerate().map(|length| given(length).map(Some)).collect::<Option<_>>()?;
+    let unknown = target.iter().position(|&length| length == -1);
+    if let Some(index) = unknown {
+        let known = len_of(&to)?;
+        let rest = u32::try_from(len / known).ok().filter(|_| len.is_multiple_of(known))?;
+        to[index] = Some(rest).filter(|&rest| rest > 0)?.into();
+    }
+    let apart = !from.contains(&None);
+    let batch = unknown.or_else(|| to.iter().position(|&length| length == Some(1)));
+    if let Some(index) = batch.filter(|&index| apart && to[index] == Some(1)) {
+        to[index] = None;
+    }
+    (len_of(&to)? == len).then_some(to)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +266,22 @@ mod tests {
         assert_eq!(reshaped(&steps, &[5, -1, 4]), Some(vec![Some(5), None, Some(4)]));
         assert_eq!(reshaped(&steps, &[-1, 20]), None);
         assert_eq!(reshaped(&[Some(2), Some(3)], &[3, -1]), Some(vec![Some(3), Some(2)]));
+    }
+
+    #[test]
+    fn the_batch_may_become_part_of_a_dimension_and_leave_it_again() {
+        // Positions, batch, heads of 16: batch and heads together, and apart.
+        let steps = [Some(32), None, Some(32)];
+        let together = vec![Some(32), Some(2), Some(16)];
+        assert_eq!(merged(&steps, &[32, -1, 16]), Some(together));
+        let turned = [Some(2), Some(32), Some(16)];
+        assert_eq!(merged(&turned, &[-1, 2, 32, 16]), Some(vec![None, Some(2), Some(32), Some(16)]));
+        assert_eq!(merged(&turned, &[1, 2, 32, 16]), Some(vec![None, Some(2), Some(32), Some(16)]));
+        assert_eq!(merged(&steps, &[-1, 32]), Some(vec![Some(32), Some(32)]));
+        assert_eq!(merged(&[Some(32), Some(32)], &[32, -1, 32]), Some(steps.to_vec()));
+        assert_eq!(merged(&steps, &[-1, 7]), None);
+        assert_eq!(merged(&steps, &[-1, -1]), None);
+        assert_eq!(merged(&steps, &[i64::MAX, i64::MAX]), None);
     }
 
     #[test]

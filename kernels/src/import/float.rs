@@ -2,9 +2,11 @@
 //!
 //! Calibration runs it to find ranges, and the report compares with it.
 
+mod attention;
 mod window;
 
 use super::recurrent::{Extent, FloatRecurrent};
+use crate::model::graph::MatMul;
 pub(crate) use window::{FloatConv, FloatPool};
 
 /// Index of a value of the float graph.
@@ -15,6 +17,9 @@ pub(crate) enum Function {
     Relu,
     Sigmoid,
     Tanh,
+    Gelu,
+    /// GELU's approximation by tanh.
+    GeluTanh,
     /// Negative values times a slope from 0 to below 1.
     Leaky(f64),
     /// Not below the first nor above the second; either may be infinite.
@@ -126,12 +131,27 @@ pub(crate) enum Operation {
         length: usize,
         inner: usize,
     },
+    MatMul(MatMul),
+    /// Of each group of neighbours, of its elements times the scale.
+    Softmax {
+        group: usize,
+        scale: f64,
+    },
+    /// Of each group of neighbours, one for each element of the scale.
+    LayerNorm {
+        epsilon: f64,
+        scale: Vec<f64>,
+        offset: Vec<f64>,
+    },
 }
 
 impl Operation {
     /// Whether its sums may be narrow or wide.
     pub(crate) fn has_sums(&self) -> bool {
-        matches!(self, Operation::Dense { .. } | Operation::Conv(_) | Operation::Recurrent(_))
+        matches!(
+            self,
+            Operation::Dense { .. } | Operation::Conv(_) | Operation::Recurrent(_) | Operation::MatMul(_)
+        )
     }
 }
 
@@ -198,6 +218,11 @@ impl FloatGraph {
                     indices.iter().map(|&at| usize::try_from(at).map_or(*fill, |at| all[at])).collect()
                 }
                 Operation::Conv(conv) => conv.run(x),
+                Operation::MatMul(matmul) => attention::matmul(matmul, x, &values[step.inputs[1]]),
+                &Operation::Softmax { group, scale } => attention::softmax(x, group, scale),
+                Operation::LayerNorm { epsilon, scale, offset } => {
+                    attention::layer_norm(x, *epsilon, scale, offset)
+                }
                 Operation::Pool(pool) => pool.run(x),
                 &Operation::ArgMax { length, inner } => arg_max(x, length, inner),
             };
@@ -212,6 +237,8 @@ impl Function {
             Function::Relu => x.max(0.0),
             Function::Sigmoid => logistic(x),
             Function::Tanh => x.tanh(),
+            Function::Gelu => attention::gelu(x),
+            Function::GeluTanh => attention::gelu_tanh(x),
             Function::Leaky(slope) => {
                 if x >= 0.0 {
                     x

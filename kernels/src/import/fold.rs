@@ -2,6 +2,9 @@
 
 mod moves;
 
+pub(super) use moves::permutation;
+
+use super::attention;
 use super::float::{FloatConv, FloatGraph, Operation, Step, Value};
 
 /// Folds until nothing changes. An affine step that reads the model's input stays: it is what brings features of
@@ -9,6 +12,7 @@ use super::float::{FloatConv, FloatGraph, Operation, Step, Value};
 pub(crate) fn fold(graph: &mut FloatGraph) {
     while fold_identity(graph)
         || moves::fold(graph)
+        || attention::fold::fold(graph)
         || fold_last_step(graph)
         || fold_into_producer(graph)
         || fold_into_consumer(graph)
@@ -21,7 +25,7 @@ pub(crate) fn uses(graph: &FloatGraph, value: Value) -> usize {
 }
 
 /// How often each value is used.
-fn use_counts(graph: &FloatGraph) -> Vec<usize> {
+pub(super) fn use_counts(graph: &FloatGraph) -> Vec<usize> {
     let mut counts = vec![0; graph.shapes.len()];
     graph.steps.iter().flat_map(|step| &step.inputs).for_each(|&input| counts[input] += 1);
     counts[graph.output] += 1;

@@ -10,7 +10,7 @@ use prost::Message;
 use super::constant::Constant;
 use super::float::{FloatGraph, Operation, Step, Value};
 use super::onnx::{Dimension, GraphProto, ModelProto, NodeProto, TypeProto, data_type};
-use super::{ImportError, UnsupportedNode, fold};
+use super::{ImportError, UnsupportedNode, attention, fold};
 
 /// Operators that are imported, by name; those of other domains than ONNX's own carry it.
 pub const SUPPORTED: &[&str] = &[
@@ -31,11 +31,13 @@ pub const SUPPORTED: &[&str] = &[
     "Flatten",
     "GRU",
     "Gather",
+    "Gelu",
     "Gemm",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Identity",
     "LSTM",
+    "LayerNormalization",
     "LeakyRelu",
     "MatMul",
     "Max",
@@ -53,6 +55,7 @@ pub const SUPPORTED: &[&str] = &[
     "Shape",
     "Sigmoid",
     "Slice",
+    "Softmax",
     "Split",
     "Squeeze",
     "Sub",
@@ -83,6 +86,9 @@ pub(crate) struct Imported {
     pub(crate) dropped_outputs: Vec<String>,
 }
 
+/// In the place of the batch's dimension: it is part of another one.
+pub(super) const MERGED: usize = usize::MAX;
+
 /// What a name stands for.
 #[derive(Debug, Clone)]
 pub(crate) enum Known {
@@ -91,11 +97,19 @@ pub(crate) enum Known {
 }
 
 pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, ImportError> {
-    let model = ModelProto::decode(onnx).map_err(|error| ImportError::NotOnnx(error.to_string()))?;
+    let mut model = ModelProto::decode(onnx).map_err(|error| ImportError::NotOnnx(error.to_string()))?;
+    if let Some(graph) = &mut model.graph {
+        attention::patterns::recognise(graph);
+    }
     let graph = model.graph.as_ref().ok_or_else(|| ImportError::NotOnnx("it has no graph".into()))?;
-    for opset in &model.opset_import {
-        let version = opset.version.unwrap_or(0);
-        if matches!(opset.domain.as_deref(), None | Some("" | "ai.onnx")) && !OPSETS.contains(&version) {
+    let mut opset = *OPSETS.end();
+    for import in &model.opset_import {
+        let version = import.version.unwrap_or(0);
+        if !matches!(import.domain.as_deref(), None | Some("" | "ai.onnx")) {
+            continue;
+        }
+        opset = version;
+        if !OPSETS.contains(&version) {
             let what = format!("opset {version} is not in {OPSETS:?}; export the model with another one");
             return Err(ImportError::Graph(what));
         }
@@ -116,6 +130,7 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     let producer =
         [&model.producer_name, &model.producer_version].map(|text| text.as_deref().unwrap_or_default());
     let mut reader = Reader {
+        opset,
         known: HashMap::new(),
         elements: 0,
         batch_axes: Vec::new(),
@@ -227,6 +242,8 @@ fn live_nodes<'a>(graph: &'a GraphProto, output: &str) -> Result<Vec<&'a NodePro
 
 /// The state of reading: what each name stands for, and the steps so far.
 pub(crate) struct Reader {
+    /// Version of ONNX's own operators.
+    pub(super) opset: i64,
     known: HashMap<String, Known>,
     pub(crate) graph: FloatGraph,
     /// Elements in a row of all values so far.
@@ -339,6 +356,9 @@ impl Reader {
         let value = self.any_value(node, index)?;
         match self.batch_axis(value) {
             0 => Ok(value),
+            MERGED => {
+                refuse(node, format!("the batch is part of a dimension of its input {index}, not the first"))
+            }
             axis => {
                 refuse(node, format!("the batch is dimension {axis} of its input {index}, not the first"))
             }

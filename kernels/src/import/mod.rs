@@ -5,6 +5,7 @@
 //! what the compiler chose is in the file, and the file alone decides what is computed.
 
 mod array;
+mod attention;
 mod calibrate;
 mod compare;
 mod constant;

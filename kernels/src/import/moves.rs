@@ -5,17 +5,19 @@
 //! happen is that rows mix.
 
 use super::ImportError;
-use super::array::{Array, Dimension, reshaped};
+use super::array::{Array, Dimension, merged, reshaped};
 use super::constant::Constant;
 use super::float::{Operation, Value};
-use super::graph::{Known, Reader, refuse};
+use super::graph::{Known, MERGED, Reader, refuse};
 use super::onnx::NodeProto;
 
 impl Reader {
     /// The dimensions as ONNX has them, with the batch in its place.
     pub(super) fn dimensions(&self, value: Value) -> Vec<Dimension> {
         let mut dimensions: Vec<Dimension> = self.graph.shapes[value].iter().copied().map(Some).collect();
-        dimensions.insert(self.batch_axis(value), None);
+        if self.batch_axis(value) != MERGED {
+            dimensions.insert(self.batch_axis(value), None);
+        }
         dimensions
     }
 
@@ -63,9 +65,7 @@ impl Reader {
         array: Array,
         fill: f64,
     ) -> Result<(), ImportError> {
-        let Some(axis) = array.dimensions.iter().position(Option::is_none) else {
-            return refuse(node, "its result has no batch dimension");
-        };
+        let axis = array.dimensions.iter().position(Option::is_none).unwrap_or(MERGED);
         let row = array.dimensions.iter().flatten().copied().collect();
         self.step(node, index, Operation::Move { indices: array.indices, fill }, values, row)?;
         self.set_batch_axis(axis);
@@ -144,7 +144,10 @@ impl Reader {
         if node.int("allowzero", 0) != 0 && target.contains(&0) {
             return refuse(node, "its result has no elements");
         }
-        let Some(to) = reshaped(&from, &target) else {
+        let computed = matches!(known, Known::Value(_));
+        let merged = || merged(&from, &target).filter(|_| computed);
+        let Some(to) = reshaped(&from, &target).filter(|to| !computed || to.contains(&None)).or_else(merged)
+        else {
             let row: Vec<u32> = from.iter().flatten().copied().collect();
             let what =
                 format!("a row of {row:?} cannot be reshaped to {target:?}: the batch must keep its place");

@@ -73,6 +73,13 @@ impl Reader {
             "Relu" => self.function(node, Function::Relu),
             "Sigmoid" => self.function(node, Function::Sigmoid),
             "Tanh" => self.function(node, Function::Tanh),
+            "Gelu" => match node.text("approximate").as_deref() {
+                None | Some("none") => self.function(node, Function::Gelu),
+                Some("tanh") => self.function(node, Function::GeluTanh),
+                Some(other) => refuse(node, format!("its approximation '{other}' is not none or tanh")),
+            },
+            "Softmax" => self.softmax(node),
+            "LayerNormalization" => self.layer_normalization(node),
             "ai.onnx.ml.Scaler" => self.scaler(node),
             "ai.onnx.ml.LinearRegressor" => self.linear_regressor(node),
             "ai.onnx.ml.LinearClassifier" => self.linear_classifier(node),

@@ -12,11 +12,12 @@ mod window;
 use super::calibrate::Ranges;
 use super::float::{Finish, FloatGraph, Function, Operation, Pairwise, Step, Value};
 use super::fold::uses;
-use super::{CompileOptions, ImportError, forest, recurrent};
+use super::{CompileOptions, ImportError, attention, forest, recurrent};
 use crate::model::graph::Reduction;
 use crate::model::graph::{Activation, Element, Graph, Move, Node, Operator, Tensor};
 use crate::spec::activation::{self, OUTPUT_EXPONENTS};
 use crate::spec::rounding::{EXPONENTS, power_of_two};
+use crate::spec::{curve, softmax};
 use scales::Scales;
 pub(crate) use widths::{Width, Widths};
 
@@ -86,7 +87,10 @@ fn fused_into<'a>(float: &'a FloatGraph, step: &Step) -> Option<&'a Step> {
         | Operation::Ensemble(_)
         | Operation::Recurrent(_)
         | Operation::Move { .. }
-        | Operation::ArgMax { .. } => false,
+        | Operation::ArgMax { .. }
+        | Operation::MatMul(_)
+        | Operation::Softmax { .. }
+        | Operation::LayerNorm { .. } => false,
     };
     (takes && uses(float, value) == 1).then_some(layer)
 }
@@ -105,9 +109,14 @@ struct Builder<'a> {
 
 /// The largest exponent at which a value of magnitude `bound` stays below `2^bits`.
 pub(super) fn exponent_for(bound: f64, bits: u32) -> i32 {
+    exponent_within(bound, (1 << bits) - 1)
+}
+
+/// The largest exponent at which a value of magnitude `bound` is at most `limit`.
+fn exponent_within(bound: f64, limit: i64) -> i32 {
     // A value that is always zero may have any scale.
     let bound = bound.max(1e-12);
-    let most = ((1i64 << bits) - 1) as f64;
+    let most = limit as f64;
     let mut exponent = (most / bound).log2().floor() as i32;
     // log2 may round up at the edge.
     while bound * power_of_two(exponent.clamp(-1000, 1000)) > most {
@@ -201,12 +210,21 @@ impl Builder<'_> {
                 let one = activation::one(exponent);
                 self.tensor(value, name, Element::I16, exponent, (-one, one))
             }
+            Some(Function::Gelu | Function::GeluTanh) => {
+                // Arguments far below zero may saturate: what they give is zero.
+                let largest = self.ranges.of(value).1.max(0.0) * self.options.headroom;
+                let own = exponent_for(largest, bits);
+                let exponent = shared.map_or(own, |shared| shared.min(own));
+                let exponent = exponent.clamp(*OUTPUT_EXPONENTS.start(), *OUTPUT_EXPONENTS.end());
+                let bounds = (curve::gelu_least(exponent), (1 << bits) - 1);
+                self.tensor(value, name, Element::I16, exponent, bounds)
+            }
             function => {
                 let wide = self.scales.served[value] && !leaky;
                 let (element, bits) =
                     if wide { (Element::I32, WIDE_OUTPUT_BITS) } else { (Element::I16, bits) };
-                let limit = if wide { i64::from(i32::MAX) } else { (1 << bits) - 1 };
-                let own = exponent_for(bound, bits);
+                let limit = if wide { i64::from(i32::MAX) } else { self.scales.limits[value] };
+                let own = if wide { exponent_for(bound, bits) } else { exponent_within(bound, limit) };
                 let exponent = shared.map_or(own, |shared| shared.min(own));
                 let at = |bound: f64| ((bound * power_of_two(exponent)).round() as i64).clamp(-limit, limit);
                 let bounds = match function {
@@ -323,6 +341,33 @@ impl Builder<'_> {
                     step, layer, extent, headroom, narrow, input, &output,
                 )?)
             }
+            Operation::MatMul(matmul) => {
+                let only_softmax =
+                    self.consumers(value).all(|step| matches!(step.operation, Operation::Softmax { .. }));
+                if only_softmax && fused.is_none() && self.consumers(value).next().is_some() {
+                    // The sums as they are.
+                    let finest = inputs.iter().map(|&input| self.graph.tensors[input].exponent).sum();
+                    let bound = self.ranges.bound(value) * self.options.headroom;
+                    let exponent = exponent_for(bound, WIDE_OUTPUT_BITS).min(finest);
+                    let limit = (1 << 30) - 1;
+                    output = self.tensor(value, &step.name, Element::I32, exponent, (-limit, limit));
+                }
+                Operator::MatMul(matmul.clone())
+            }
+            &Operation::Softmax { group, scale } => {
+                let exponents = softmax::OUTPUT_EXPONENTS;
+                let exponent = self.scales.shared[value].unwrap_or(15).min(self.scales.bits[value] as i32);
+                let exponent = exponent.clamp(*exponents.start(), *exponents.end());
+                let one = activation::one(exponent);
+                output = self.tensor(value, &step.name, Element::I16, exponent, (0, one));
+                let input = &self.graph.tensors[inputs[0]];
+                Operator::Softmax(attention::quantize::softmax(step, group, scale, input)?)
+            }
+            Operation::LayerNorm { epsilon, scale, offset } => {
+                let input = &self.graph.tensors[inputs[0]];
+                let norm = attention::quantize::layer_norm(step, *epsilon, scale, offset, input)?;
+                Operator::LayerNorm(norm)
+            }
             Operation::Function(own) => {
                 output = self.output_tensor(value, step.inputs[0], &step.name, Some(*own));
                 Operator::Map(activation_of(Some(*own)))
@@ -355,6 +400,8 @@ fn activation_of(function: Option<Function>) -> Activation {
     match function {
         Some(Function::Sigmoid) => Activation::Sigmoid,
         Some(Function::Tanh) => Activation::Tanh,
+        Some(Function::Gelu) => Activation::Gelu,
+        Some(Function::GeluTanh) => Activation::GeluTanh,
         Some(Function::Leaky(slope)) => {
             let slope = (slope * power_of_two(activation::SLOPE_EXPONENT)).round();
             Activation::Leaky(slope.min(i16::MAX.into()) as i16)

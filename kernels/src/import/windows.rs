@@ -6,7 +6,7 @@
 use super::ImportError;
 use super::array::{Array, Dimension};
 use super::float::{FloatConv, FloatPool, Operation, Value};
-use super::graph::{Known, Reader, refuse};
+use super::graph::{Known, MERGED, Reader, refuse};
 use super::moves::resolve;
 use super::onnx::NodeProto;
 use crate::model::graph::{Reduction, Window};
@@ -295,7 +295,7 @@ impl Reader {
         value: Value,
         remaining: &[Dimension],
     ) -> Result<(), ImportError> {
-        let axis = remaining.iter().position(Option::is_none).expect("the batch is never reduced");
+        let axis = remaining.iter().position(Option::is_none).unwrap_or(MERGED);
         let row = remaining.iter().flatten().copied().collect();
         self.step(node, 0, operation, vec![value], row)?;
         self.set_batch_axis(axis);

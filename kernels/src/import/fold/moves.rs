@@ -119,7 +119,7 @@ fn with_read_inputs(
 }
 
 /// The order of a move that loses and repeats nothing.
-fn permutation<'a>(graph: &FloatGraph, step: &'a Step) -> Option<&'a [i32]> {
+pub(crate) fn permutation<'a>(graph: &FloatGraph, step: &'a Step) -> Option<&'a [i32]> {
     let Operation::Move { indices, .. } = &step.operation else { return None };
     let [input] = step.inputs[..] else { return None };
     let mut seen = vec![false; graph.len(input)];

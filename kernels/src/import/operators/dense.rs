@@ -8,7 +8,10 @@ use crate::import::onnx::NodeProto;
 
 impl Reader {
     pub(super) fn matmul(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let input = self.value(node, 0)?;
+        if let (&Known::Value(left), &Known::Value(right)) = (self.input(node, 0)?, self.input(node, 1)?) {
+            return self.matmul_of_values(node, [left, right]);
+        }
+        let input = self.any_value(node, 0)?;
         let Some(weights) = self.constant(node, 1)?.transposed() else {
             return refuse(node, "its second input must be a constant matrix");
         };
@@ -17,7 +20,7 @@ impl Reader {
     }
 
     pub(super) fn gemm(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let input = self.value(node, 0)?;
+        let input = self.any_value(node, 0)?;
         if node.int("transA", 0) != 0 {
             return refuse(node, "transA would mix rows of the batch");
         }
@@ -55,23 +58,20 @@ impl Reader {
     ) -> Result<Value, ImportError> {
         let shape = self.graph.shapes[input].clone();
         let (outputs, inputs) = (weights.shape[0], weights.shape[1]);
-        if shape.iter().rev().skip(1).any(|&length| length != 1) {
-            return refuse(
-                node,
-                format!(
-                    "its input is {shape:?} a row: products over several positions are not supported yet"
-                ),
-            );
+        if bias.iter().chain(&weights.values).any(|value| !value.is_finite()) {
+            return refuse(node, "a weight is not finite");
         }
-        if self.graph.len(input) != inputs || shape.is_empty() {
+        if shape.iter().rev().skip(1).any(|&length| length != 1) {
+            return self.dense_at_positions(node, index, input, weights, bias);
+        }
+        let axis = self.batch_axis(input);
+        if self.graph.len(input) != inputs || shape.is_empty() || axis == shape.len() {
             return refuse(node, format!("its matrix takes {inputs} inputs, and a row is {shape:?}"));
         }
         let mut output = shape;
         *output.last_mut().expect("not empty") = outputs as u32;
-        if bias.iter().chain(&weights.values).any(|value| !value.is_finite()) {
-            return refuse(node, "a weight is not finite");
-        }
         self.step(node, index, Operation::Dense { weights: weights.values, bias }, vec![input], output)?;
+        self.set_batch_axis(axis);
         Ok(self.graph.steps.last().expect("a step was just added").output)
     }
 }

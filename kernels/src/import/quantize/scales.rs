@@ -2,6 +2,7 @@
 
 use super::{Width, Widths, exponent_for};
 use crate::import::CompileOptions;
+use crate::import::attention;
 use crate::import::calibrate::Ranges;
 use crate::import::float::{FloatGraph, Function, Operation, Step, Value};
 use crate::import::recurrent::FloatRecurrent;
@@ -11,6 +12,8 @@ use crate::model::graph::Reduction;
 pub(super) struct Scales {
     /// Bits of magnitude of an `i16` tensor.
     pub(super) bits: Vec<u32>,
+    /// Its largest magnitude: of that many bits, or some more where only products of computed matrices read it.
+    pub(super) limits: Vec<i64>,
     /// The exponent that values share because a move or a maximum brings them together.
     pub(super) shared: Vec<Option<i32>>,
     /// Whether only the output is made of it: it is then of 32 bits.
@@ -50,6 +53,7 @@ impl Scales {
     ) -> Scales {
         let count = float.shapes.len();
         let mut bits = vec![15; count];
+        let mut limits = vec![i64::from(i16::MAX); count];
         let mut served = vec![false; count];
         served[float.output] = !options.i16_boundary;
         let mut read = vec![false; count];
@@ -60,17 +64,30 @@ impl Scales {
                 Operation::Dense { bias, weights } if narrow => activation_bits(weights.len() / bias.len()),
                 Operation::Conv(conv) if narrow => activation_bits(conv.inputs()),
                 Operation::Recurrent(layer) if narrow => activation_bits(layer.features),
+                Operation::MatMul(matmul) if narrow => {
+                    let maker = float.steps.iter().find(|maker| maker.output == step.inputs[0]);
+                    match maker.map(|maker| &maker.operation) {
+                        // What a softmax makes adds up to one.
+                        Some(&Operation::Softmax { group, .. }) if group == matmul.inner => 15,
+                        _ => attention::quantize::operand_bits(matmul.inner),
+                    }
+                }
                 _ if keeps_scale(step) => bits[step.output],
                 _ => 15,
             };
             let serves = keeps_scale(step) && served[step.output];
+            let limit = match &step.operation {
+                Operation::MatMul(matmul) if own < 15 => attention::quantize::operand_limit(matmul.inner),
+                _ => (1 << own) - 1,
+            };
             for &input in &step.inputs {
                 bits[input] = own.min(bits[input]);
+                limits[input] = limit.min(limits[input]);
                 served[input] = serves && (served[input] || !read[input]) && input != 0;
                 read[input] = true;
             }
         }
-        let mut scales = Scales { bits, shared: vec![None; count], served };
+        let mut scales = Scales { bits, limits, shared: vec![None; count], served };
         scales.share(float, ranges, options, widths);
         scales
     }
@@ -107,7 +124,10 @@ impl Scales {
         for step in float.steps.iter().filter(|step| grouped[step.output]) {
             let group = root(&groups, step.output);
             let fixed = match &step.operation {
-                Operation::Function(Function::Sigmoid | Function::Tanh) => Some(15),
+                Operation::Function(
+                    Function::Sigmoid | Function::Tanh | Function::Gelu | Function::GeluTanh,
+                )
+                | Operation::Softmax { .. } => Some(15),
                 Operation::Recurrent(layer) => Some(recurrent_bits(layer, widths.of(step))),
                 Operation::ArgMax { .. } => Some(0),
                 _ => None,
@@ -124,6 +144,7 @@ impl Scales {
         for value in members {
             let group = root(&groups, value);
             self.bits[value] = bits[group];
+            self.limits[value] = (1 << bits[group]) - 1;
             self.served[value] = wide[group];
             let bits = if wide[group] { super::WIDE_OUTPUT_BITS } else { bits[group] };
             self.shared[value] = Some(exponent_for(bounds[group] * options.headroom, bits).min(most[group]));

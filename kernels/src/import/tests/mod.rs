@@ -1,5 +1,6 @@
 //! Import of models built here, message by message.
 
+mod attention;
 mod images;
 mod recurrent;
 mod trees;

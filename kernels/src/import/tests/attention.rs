@@ -1,0 +1,193 @@
+//! Attention, layer normalisation and GELU as exporters write them.
+
+use super::*;
+
+/// Numbers that look random, from -0.5 to 0.5.
+fn weights(seed: usize, count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 + seed * 1013) % 1009) as f32 / 1009.0 - 0.5).collect()
+}
+
+fn shape(name: &str, values: &[i64]) -> TensorProto {
+    TensorProto {
+        name: Some(name.into()),
+        dims: vec![values.len() as i64],
+        data_type: Some(data_type::INT64),
+        int64_data: values.to_vec(),
+        ..Default::default()
+    }
+}
+
+fn scalar(name: &str, value: f32) -> TensorProto {
+    tensor(name, &[], &[value])
+}
+
+fn operators(compiled: &Compiled) -> Vec<&'static str> {
+    compiled.report.layers.iter().map(|layer| layer.layer.operator).collect()
+}
+
+/// Two heads over six positions of width eight, then a sum over the positions by a dense layer.
+fn attention() -> ModelProto {
+    let with_perm = |mut node: NodeProto, perm: &[i64]| {
+        node.attribute = vec![ints("perm", perm)];
+        node
+    };
+    let mut split = node("Split", &["all"], &["q", "k", "v"]);
+    split.attribute = vec![attribute("axis", |a| a.i = Some(-1))];
+    let mut softmax = node("Softmax", &["scores"], &["shares"]);
+    softmax.attribute = vec![attribute("axis", |a| a.i = Some(-1))];
+    let mut nodes =
+        vec![node("MatMul", &["x", "w"], &["product"]), node("Add", &["product", "b"], &["all"]), split];
+    for part in ["q", "k", "v"] {
+        let order: &[i64] = if part == "k" { &[0, 2, 3, 1] } else { &[0, 2, 1, 3] };
+        let (reshaped, turned) = (format!("{part}1"), format!("{part}2"));
+        nodes.push(node("Reshape", &[part, "heads"], &[&reshaped]));
+        nodes.push(with_perm(node("Transpose", &[&reshaped], &[&turned]), order));
+    }
+    nodes.extend([
+        node("MatMul", &["q2", "k2"], &["raw"]),
+        node("Div", &["raw", "root"], &["scores"]),
+        softmax,
+        node("MatMul", &["shares", "v2"], &["mixed"]),
+        with_perm(node("Transpose", &["mixed"], &["turned"]), &[0, 2, 1, 3]),
+        node("Reshape", &["turned", "whole"], &["joined"]),
+        node("MatMul", &["joined", "head"], &["y"]),
+    ]);
+    let initializers = vec![
+        tensor("w", &[8, 24], &weights(1, 192)),
+        tensor("b", &[24], &weights(2, 24)),
+        shape("heads", &[0, 0, 2, 4]),
+        shape("whole", &[0, -1]),
+        scalar("root", 2.0),
+        tensor("head", &[48, 2], &weights(3, 96)),
+    ];
+    model(nodes, initializers, &[6, 8], &["y"])
+}
+
+#[test]
+fn attention_is_two_products_around_a_softmax_without_moves() {
+    let compiled = compiled(&attention(), &spread(50, 48)).unwrap();
+    assert_eq!(operators(&compiled), ["conv", "matmul", "softmax", "matmul", "dense"]);
+    assert!(compiled.report.relative_error() < 1e-3, "{}", compiled.report.relative_error());
+    run(&compiled.file, &spread(1, 48).data);
+}
+
+#[test]
+fn matrices_that_do_not_fit_each_other_are_refused_with_their_shapes() {
+    let mut wrong = attention();
+    let nodes = &mut wrong.graph.as_mut().unwrap().node;
+    let product = nodes.iter_mut().find(|node| node.output == ["raw"]).unwrap();
+    product.input[1] = "v2".into();
+    let message = refusal(&wrong, &spread(4, 48));
+    assert!(message.contains("[2, 6, 4]") && message.contains("do not fit"), "{message}");
+}
+
+#[test]
+fn a_softmax_over_another_dimension_than_the_last_is_refused() {
+    let mut wrong = attention();
+    let nodes = &mut wrong.graph.as_mut().unwrap().node;
+    let softmax = nodes.iter_mut().find(|node| node.output == ["shares"]).unwrap();
+    softmax.attribute = vec![attribute("axis", |a| a.i = Some(1))];
+    let message = refusal(&wrong, &spread(4, 48));
+    assert!(message.contains("axis 1 is not the last of 4 dimensions"), "{message}");
+}
+
+/// Means, differences and a root, with or without a scale and an offset after them.
+fn spelled_out(affine: bool) -> ModelProto {
+    let mean = |input: &str, output: &str| {
+        let mut mean = node("ReduceMean", &[input], &[output]);
+        mean.attribute = vec![ints("axes", &[-1])];
+        mean
+    };
+    let last = if affine { "normal" } else { "normalised" };
+    let mut nodes = vec![
+        node("MatMul", &["x", "w"], &["h"]),
+        mean("h", "mean"),
+        node("Sub", &["h", "mean"], &["distance"]),
+        node("Pow", &["distance", "two"], &["square"]),
+        mean("square", "variance"),
+        node("Add", &["variance", "epsilon"], &["sum"]),
+        node("Sqrt", &["sum"], &["root"]),
+        node("Div", &["distance", "root"], &[last]),
+    ];
+    if affine {
+        nodes.push(node("Mul", &["normal", "gamma"], &["scaled"]));
+        nodes.push(node("Add", &["scaled", "beta"], &["normalised"]));
+    }
+    nodes.extend([
+        node("Div", &["normalised", "root2"], &["argument"]),
+        node("Erf", &["argument"], &["erf"]),
+        node("Add", &["erf", "one"], &["above"]),
+        node("Mul", &["normalised", "above"], &["twice"]),
+        node("Mul", &["twice", "half"], &["gelu"]),
+        node("MatMul", &["gelu", "head"], &["y"]),
+    ]);
+    let initializers = vec![
+        tensor("w", &[4, 12], &weights(1, 48)),
+        scalar("two", 2.0),
+        scalar("epsilon", 1e-5),
+        tensor("gamma", &[12], &weights(4, 12)),
+        tensor("beta", &[12], &weights(5, 12)),
+        scalar("root2", std::f32::consts::SQRT_2),
+        scalar("one", 1.0),
+        scalar("half", 0.5),
+        tensor("head", &[12, 1], &weights(6, 12)),
+    ];
+    model(nodes, initializers, &[4], &["y"])
+}
+
+#[test]
+fn layer_normalisation_and_gelu_are_recognised_where_they_are_spelled_out() {
+    for affine in [true, false] {
+        let compiled = compiled(&spelled_out(affine), &spread(50, 4)).unwrap();
+        assert_eq!(operators(&compiled), ["dense", "layer_norm", "map", "dense"]);
+        assert!(compiled.report.relative_error() < 1e-3, "{}", compiled.report.relative_error());
+    }
+}
+
+#[test]
+fn a_root_of_something_else_is_listed_as_unsupported() {
+    let mut other = spelled_out(true);
+    let nodes = &mut other.graph.as_mut().unwrap().node;
+    nodes.iter_mut().find(|node| node.output == ["sum"]).unwrap().input[0] = "mean".into();
+    let message = refusal(&other, &spread(4, 4));
+    assert!(message.contains("Sqrt (node 'Sqrt node')") && !message.contains("Erf (node"), "{message}");
+}
+
+#[test]
+fn gelu_by_tanh_becomes_part_of_the_layer_before_it() {
+    let mut gelu = node("Gelu", &["h"], &["y"]);
+    gelu.attribute = vec![text("approximate", "tanh")];
+    let nodes = vec![node("MatMul", &["x", "w"], &["h"]), gelu];
+    let model = model(nodes, vec![tensor("w", &[4, 3], &weights(1, 12))], &[4], &["y"]);
+    let compiled = compiled(&model, &spread(50, 4)).unwrap();
+    assert_eq!(operators(&compiled), ["dense"]);
+    assert!(compiled.report.relative_error() < 1e-3, "{}", compiled.report.relative_error());
+}
+
+/// As PyTorch's own attention reshapes: the batch and the heads are one dimension meanwhile.
+#[test]
+fn the_batch_may_be_part_of_a_dimension_between_two_reshapes() {
+    let turn = |input: &str, output: &str, perm: &[i64]| {
+        let mut turn = node("Transpose", &[input], &[output]);
+        turn.attribute = vec![ints("perm", perm)];
+        turn
+    };
+    let nodes = vec![
+        turn("x", "first", &[1, 0, 2]),
+        node("Reshape", &["first", "together"], &["heads"]),
+        turn("heads", "turned", &[1, 0, 2]),
+        node("Reshape", &["turned", "apart"], &["four"]),
+        turn("four", "back", &[0, 2, 1, 3]),
+        node("Reshape", &["back", "rows"], &["flat"]),
+        node("MatMul", &["flat", "w"], &["y"]),
+    ];
+    let initializers = vec![
+        shape("together", &[6, -1, 4]),
+        shape("apart", &[-1, 2, 6, 4]),
+        shape("rows", &[0, -1]),
+        tensor("w", &[48, 2], &weights(3, 96)),
+    ];
+    let compiled = compiled(&model(nodes, initializers, &[6, 8], &["y"]), &spread(50, 48)).unwrap();
+    assert_eq!(operators(&compiled), ["dense"], "the moves cancel");
+    assert!(compiled.report.relative_error() < 1e-3);
+}
