@@ -31,6 +31,7 @@ const MODELS: &[(&str, &str, Limit, &str)] = &[
     ("pipeline_linear", "diabetes", NET, "scikit-learn: scaler, linear regression"),
     ("pipeline_logistic", "cancer", NET, "scikit-learn: scaler, logistic regression"),
     ("pipeline_mlp", "cancer", NET, "scikit-learn: scaler, perceptron 30-24-12-1, classifier"),
+    ("transformer", "transformer", NET, "encoder, 2 layers of 32, windows of 32 × 8"),
     ("gbt", "gbt", TREES, "scikit-learn: 150 trees of depth 4"),
     ("lightgbm_regressor", "diabetes", TREES, "LightGBM: 60 trees"),
     ("lightgbm_classifier", "cancer", TREES, "LightGBM: 60 trees, two classes"),
