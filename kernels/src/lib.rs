@@ -14,4 +14,4 @@ pub mod npy;
 pub mod spec;
 
 pub use exec::{Backend, Executor, InputError, StreamExecutor};
-pub use model::{BufferInfo, Calibration, Dtype, LayerInfo, LoadError, Model, Stream, StreamError};
+pub use model::{BufferInfo, Calibration, Dtype, LayerInfo, LoadError, Model, Stream, StreamError, view};

@@ -258,6 +258,24 @@ impl Executor {
         self.copy_outputs(rows);
     }
 
+    /// The integers of the row staged in `slot`.
+    ///
+    /// # Panics
+    /// If `slot` is not below [`Executor::max_rows`].
+    pub fn staged(&self, slot: usize) -> Vec<i64> {
+        assert!(slot < self.max_rows, "slot {slot} of {}", self.max_rows);
+        let mut row = vec![0; self.model.input_len()];
+        self.scratch.copy_row(self.model.plan.regions[self.model.graph.input], slot, &mut row);
+        row
+    }
+
+    /// Computes slot 0, and returns the integers that each node made, in order of execution.
+    pub fn trace(&mut self) -> Vec<Vec<i64>> {
+        let mut made = Vec::new();
+        self.execute_observed(|_, _, integers| made.push(integers.to_vec()));
+        made
+    }
+
     /// Computes slot 0, and shows each node's index, output tensor and integers as they are made.
     pub(crate) fn execute_observed(&mut self, mut observe: impl FnMut(usize, &Tensor, &[i64])) {
         let model = Arc::clone(&self.model);

@@ -11,6 +11,7 @@ mod stream;
 #[rustfmt::skip]
 mod model_generated;
 pub(crate) mod validate;
+pub mod view;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;

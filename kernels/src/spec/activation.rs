@@ -19,29 +19,30 @@ pub const WIDE_INPUT_EXPONENT: i32 = 20;
 pub const WIDE_OUTPUT_EXPONENT: i32 = 30;
 
 /// A table of segments for `h` on the arguments `0..=maximum`.
-pub(crate) struct Segments {
+#[derive(Debug, Clone, Copy)]
+pub struct Segments {
     /// `c0`, `c1`, `c2` of each segment, at scale `2^-sum_exponent`.
-    pub(crate) coefficients: &'static [[i64; 3]],
+    pub coefficients: &'static [[i64; 3]],
     /// Low bits of the argument that give the place within the segment; the bits above select it.
-    pub(crate) local_bits: u32,
+    pub local_bits: u32,
     /// Scale of the polynomial's value.
-    pub(crate) sum_exponent: i32,
+    pub sum_exponent: i32,
 }
 
 /// 64 segments of width 1/4 for `i16` arguments at exponent 11.
-pub(crate) const NARROW_SEGMENTS: Segments =
-    Segments { coefficients: &NARROW, local_bits: 9, sum_exponent: 40 };
+pub const NARROW_SEGMENTS: Segments = Segments { coefficients: &NARROW, local_bits: 9, sum_exponent: 40 };
 
 /// 256 segments of width 1/16 for arguments at exponent 20.
-pub(crate) const WIDE_SEGMENTS: Segments = Segments { coefficients: &WIDE, local_bits: 16, sum_exponent: 56 };
+pub const WIDE_SEGMENTS: Segments = Segments { coefficients: &WIDE, local_bits: 16, sum_exponent: 56 };
 
 impl Segments {
-    const fn maximum(&self) -> i64 {
+    /// The greatest magnitude that is told apart.
+    pub const fn maximum(&self) -> i64 {
         ((self.coefficients.len() as i64) << self.local_bits) - 1
     }
 
     /// `h` of the argument's magnitude (saturated to the table), rounded to `2^-exponent`, with the argument's sign.
-    pub(super) fn evaluate(&self, argument: i64, exponent: i32) -> i64 {
+    pub fn evaluate(&self, argument: i64, exponent: i32) -> i64 {
         let magnitude = argument.unsigned_abs().min(self.maximum() as u64) as i64;
         let [c0, c1, c2] = self.coefficients[(magnitude >> self.local_bits) as usize];
         let t = magnitude & ((1 << self.local_bits) - 1);

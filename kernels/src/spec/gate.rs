@@ -14,10 +14,13 @@ pub const TANH_INPUT_EXPONENT: i32 = 12;
 pub const OUTPUT_EXPONENT: i32 = 15;
 
 /// Low bits of the argument that give the place within one of the 64 segments.
-pub(crate) const LOCAL_BITS: u32 = 9;
+pub const LOCAL_BITS: u32 = 9;
+
+/// Coefficients of the 64 segments: the first at scale `2^-15`, the others at `2^-17` for a place from 0 to 1.
+pub const SEGMENTS: &[[i16; 3]; 64] = &GATE;
 
 /// `tanh(z / 2)` for `z = x * 2^-11`, at exponent 15.
-fn half_tanh(x: i16) -> i16 {
+pub fn half_tanh(x: i16) -> i16 {
     let magnitude = x.unsigned_abs().min(i16::MAX as u16);
     let [c0, c1, c2] = GATE[usize::from(magnitude >> LOCAL_BITS)];
     let local = (magnitude & 0x1ff) as i16;
