@@ -18,6 +18,8 @@ mod rows;
 #[cfg(test)]
 mod specimen;
 mod trust;
+#[cfg(feature = "zk")]
+pub mod zk;
 
 pub use attestation::Policy;
 pub use checkpoint::{CheckpointError, LogKey, TreeHead};

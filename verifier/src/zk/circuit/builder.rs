@@ -1,0 +1,226 @@
+//! The one way gadgets make variables and constraints, and the numbers they pass on.
+//!
+//! A gadget runs twice in its life: once to write the constraints, when values are of no account, and then for every
+//! proof to compute the values, when linear combinations are not kept. It is the same code, so the two cannot differ.
+
+use blstrs::Scalar;
+use ff::Field;
+
+use crate::zk::r1cs::{Combination, ConstraintSystem, Variable};
+
+/// Bound of every number's magnitude. Sums and products of numbers within it are compared with the bound in 128 bits
+/// and are far from the field's order: no gadget ever wraps.
+const BOUND: i128 = 1 << 120;
+
+/// A linear combination with its value and the interval that the constraints so far prove it to lie in.
+#[derive(Debug, Clone)]
+pub(super) struct Number {
+    pub(super) combination: Combination,
+    pub(super) value: i128,
+    pub(super) low: i128,
+    pub(super) high: i128,
+}
+
+impl Number {
+    fn new(combination: Combination, value: i128, (low, high): (i128, i128)) -> Number {
+        assert!(-BOUND < low && low <= high && high < BOUND, "{low}..={high} is beyond what a circuit holds");
+        Number { combination, value, low, high }
+    }
+
+    pub(super) fn constant(value: i128) -> Number {
+        let combination =
+            if value == 0 { Combination::default() } else { Combination::constant(scalar(value)) };
+        Number::new(combination, value, (value, value))
+    }
+
+    pub(super) fn is_constant(&self) -> bool {
+        self.low == self.high
+    }
+
+    pub(super) fn times(&self, factor: i128) -> Number {
+        if factor == 0 {
+            return Number::constant(0);
+        }
+        let mut combination = Combination::default();
+        combination.add_scaled(&self.combination, scalar(factor));
+        let ends = [self.low, self.high].map(|end| checked(end.checked_mul(factor)));
+        Number::new(
+            combination,
+            self.value.wrapping_mul(factor),
+            (ends[0].min(ends[1]), ends[0].max(ends[1])),
+        )
+    }
+
+    pub(super) fn plus(&self, other: &Number) -> Number {
+        let mut sum = self.clone();
+        sum.add(other, 1);
+        sum
+    }
+
+    pub(super) fn minus(&self, other: &Number) -> Number {
+        let mut sum = self.clone();
+        sum.add(other, -1);
+        sum
+    }
+
+    pub(super) fn plus_constant(&self, value: i128) -> Number {
+        self.plus(&Number::constant(value))
+    }
+
+    /// Adds `factor · other`.
+    pub(super) fn add(&mut self, other: &Number, factor: i128) {
+        if factor == 0 {
+            return;
+        }
+        self.combination.add_scaled(&other.combination, scalar(factor));
+        let ends = [other.low, other.high].map(|end| checked(end.checked_mul(factor)));
+        let (low, high) = (self.low + ends[0].min(ends[1]), self.high + ends[0].max(ends[1]));
+        assert!(-BOUND < low && high < BOUND, "{low}..={high} is beyond what a circuit holds");
+        (self.low, self.high) = (low, high);
+        self.value = self.value.wrapping_add(other.value.wrapping_mul(factor));
+    }
+
+    /// The same number in a narrower interval, which the caller knows the constraints to prove.
+    pub(super) fn within(mut self, low: i128, high: i128) -> Number {
+        (self.low, self.high) = (self.low.max(low), self.high.min(high));
+        assert!(self.low <= self.high, "no number is in the interval");
+        self
+    }
+}
+
+fn checked(value: Option<i128>) -> i128 {
+    value
+        .filter(|value| value.unsigned_abs() < BOUND.unsigned_abs())
+        .expect("products of bounded numbers are bounded")
+}
+
+/// The integer as an element of the field.
+pub(super) fn scalar(value: i128) -> Scalar {
+    let magnitude = value.unsigned_abs();
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(&magnitude.to_le_bytes());
+    let scalar = Scalar::from_bytes_le(&bytes).into_option().expect("128 bits are below the group's order");
+    if value < 0 { -scalar } else { scalar }
+}
+
+/// Collects constraints, or values.
+#[derive(Debug)]
+pub(super) struct Builder {
+    /// `None` where only values are wanted.
+    constraints: Option<Vec<[Combination; 3]>>,
+    public: Vec<Scalar>,
+    private: Vec<Scalar>,
+    count: usize,
+    /// Private variables whose value does not matter in this assignment: the inverse of zero, the sign of zero.
+    #[cfg(test)]
+    pub(super) free: Vec<usize>,
+}
+
+impl Builder {
+    /// Writes constraints.
+    pub(super) fn constraints() -> Builder {
+        Builder { constraints: Some(Vec::new()), ..Builder::values() }
+    }
+
+    /// Computes values.
+    pub(super) fn values() -> Builder {
+        Builder {
+            constraints: None,
+            public: vec![Scalar::ONE],
+            private: Vec::new(),
+            count: 0,
+            #[cfg(test)]
+            free: Vec::new(),
+        }
+    }
+
+    /// Constraints so far.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    fn combination(&self, variable: Variable) -> Combination {
+        if self.constraints.is_some() { Combination::of(variable) } else { Combination::default() }
+    }
+
+    /// A private variable in an interval that the caller's constraints prove.
+    pub(super) fn variable(&mut self, value: i128, low: i128, high: i128) -> Number {
+        let combination = self.field_variable(scalar(value));
+        Number::new(combination, value, (low, high))
+    }
+
+    /// A private variable that may have any value of the field.
+    pub(super) fn field_variable(&mut self, value: Scalar) -> Combination {
+        self.private.push(value);
+        self.combination(Variable::Private(self.private.len() as u32 - 1))
+    }
+
+    /// Notes that the variable made last is free if `free`.
+    pub(super) fn note_free(&mut self, free: bool) {
+        #[cfg(test)]
+        if free {
+            self.free.push(self.private.len() - 1);
+        }
+        #[cfg(not(test))]
+        let _ = free;
+    }
+
+    /// A public input.
+    pub(super) fn public(&mut self, value: Scalar) -> Combination {
+        self.public.push(value);
+        self.combination(Variable::Public(self.public.len() as u32 - 1))
+    }
+
+    /// `rest / 2^shift`: what the lower bits leave to the top one.
+    pub(super) fn top_bit(&self, rest: Combination, shift: usize) -> Combination {
+        let mut top = Combination::default();
+        if self.constraints.is_some() {
+            let inverse = scalar(1 << shift).invert().into_option().expect("a power of two is not zero");
+            top.add_scaled(&rest.canonical(), inverse);
+        }
+        top
+    }
+
+    /// Constrains `a · b = c`.
+    pub(super) fn enforce(&mut self, a: &Combination, b: &Combination, c: &Combination) {
+        self.count += 1;
+        if let Some(constraints) = &mut self.constraints {
+            constraints.push([a, b, c].map(|side| side.clone().canonical()));
+        }
+    }
+
+    /// The product of two numbers.
+    pub(super) fn product(&mut self, a: &Number, b: &Number) -> Number {
+        if a.is_constant() {
+            return b.times(a.low);
+        }
+        if b.is_constant() {
+            return a.times(b.low);
+        }
+        let ends = [(a.low, b.low), (a.low, b.high), (a.high, b.low), (a.high, b.high)]
+            .map(|(a, b)| checked(a.checked_mul(b)));
+        let (low, high) =
+            ends.iter().fold((i128::MAX, i128::MIN), |(low, high), &end| (low.min(end), high.max(end)));
+        let product = self.variable(a.value.wrapping_mul(b.value), low, high);
+        self.enforce(&a.combination, &b.combination, &product.combination);
+        product
+    }
+
+    /// `when_one` if `bit` is one, else `when_zero`.
+    pub(super) fn select(&mut self, bit: &Number, when_one: &Number, when_zero: &Number) -> Number {
+        let product = self.product(bit, &when_one.minus(when_zero));
+        let (low, high) = (when_one.low.min(when_zero.low), when_one.high.max(when_zero.high));
+        when_zero.plus(&product).within(low, high)
+    }
+
+    /// The finished system.
+    pub(super) fn system(self) -> ConstraintSystem {
+        let constraints = self.constraints.expect("a builder of constraints");
+        ConstraintSystem::new(self.public.len(), self.private.len(), constraints)
+    }
+
+    /// The values of all variables.
+    pub(super) fn assignment(self) -> Vec<Scalar> {
+        [self.public, self.private].concat()
+    }
+}

@@ -1,0 +1,196 @@
+//! The circuit of a compiled model: one gadget for each operator of `kernels/SPEC.md`, bit for bit.
+
+mod activation;
+mod builder;
+mod layers;
+#[cfg(test)]
+mod mutation;
+mod range;
+mod recurrent;
+mod statement;
+#[cfg(test)]
+mod tests;
+mod trees;
+
+use std::sync::Arc;
+
+use blstrs::Scalar;
+use haca_kernels::Model;
+use haca_kernels::view::{Node, Operation};
+use thiserror::Error;
+
+use self::builder::{Builder, Number};
+use super::r1cs::ConstraintSystem;
+pub use statement::{Binding, Statement, StatementError};
+
+/// Version of the circuits that this code makes: another one makes other keys.
+pub const CIRCUIT_VERSION: u32 = 1;
+
+/// Constraints above this are refused: their keys would have gigabytes.
+const MAX_CONSTRAINTS: usize = 1 << 24;
+
+/// Why a model has no circuit.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unsupported {
+    /// An operator without a gadget.
+    #[error(
+        "layer '{layer}' is of operator {operator}, which has no circuit yet: it needs a gadget in \
+         verifier/src/zk/circuit; mode zk is not to be had for this model"
+    )]
+    Operator {
+        /// Name of the layer.
+        layer: String,
+        /// Its operator.
+        operator: &'static str,
+    },
+    /// More constraints than are proven in one.
+    #[error("the circuit has more than {MAX_CONSTRAINTS} constraints by layer '{layer}'")]
+    TooLarge {
+        /// Name of the layer at which it grew too large.
+        layer: String,
+    },
+}
+
+/// What a part of a circuit costs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// Name of the layer, or what else the constraints are for.
+    pub name: String,
+    /// The operator, empty if it is none.
+    pub operator: &'static str,
+    /// Constraints.
+    pub constraints: usize,
+}
+
+/// The constraint system of a model's statement.
+#[derive(Debug, Clone)]
+pub struct Circuit {
+    model: Arc<Model>,
+    system: Arc<ConstraintSystem>,
+    costs: Vec<Cost>,
+}
+
+/// A solution of a circuit: what is proven.
+#[derive(Debug, Clone)]
+pub struct Witness {
+    /// Values of all variables.
+    pub assignment: Vec<Scalar>,
+    /// The integers of the output.
+    pub output: Vec<i64>,
+}
+
+impl Circuit {
+    /// Writes the circuit of a model.
+    ///
+    /// # Errors
+    /// [`Unsupported`] if an operator has no gadget, or the circuit is too large.
+    pub fn new(model: Arc<Model>) -> Result<Circuit, Unsupported> {
+        let mut builder = Builder::constraints();
+        let mut costs = Vec::new();
+        let zeros: Vec<i64> = {
+            let (low, high) = model.tensor(model.input_index()).bounds();
+            vec![0i64.clamp(low, high); model.input_len()]
+        };
+        synthesize(&mut builder, &model, &zeros, Scalar::default(), &mut costs)?;
+        let system = Arc::new(builder.system());
+        costs.push(Cost {
+            name: "public inputs".into(),
+            operator: "",
+            constraints: system.constraints() - costs.iter().map(|cost| cost.constraints).sum::<usize>(),
+        });
+        Ok(Circuit { model, system, costs })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The constraints.
+    pub fn system(&self) -> &Arc<ConstraintSystem> {
+        &self.system
+    }
+
+    /// Constraints of each layer, and of what binds the statement.
+    pub fn costs(&self) -> &[Cost] {
+        &self.costs
+    }
+
+    /// Computes the model on the integers of an input, as the executors stage them, and the values of all variables.
+    ///
+    /// # Panics
+    /// If there are not as many integers as the input has elements, or one is beyond its bounds.
+    pub fn witness(&self, input: &[i64], binding: &Binding) -> Witness {
+        let (low, high) = self.model.tensor(self.model.input_index()).bounds();
+        assert_eq!(input.len(), self.model.input_len(), "an integer for each element");
+        assert!(input.iter().all(|value| (low..=high).contains(value)), "integers within the input's bounds");
+        let mut builder = Builder::values();
+        let output = synthesize(&mut builder, &self.model, input, binding.scalar(), &mut Vec::new())
+            .expect("the circuit was written before");
+        Witness { assignment: builder.assignment(), output }
+    }
+}
+
+/// Runs all gadgets. Returns the output's integers.
+fn synthesize(
+    builder: &mut Builder,
+    model: &Model,
+    input: &[i64],
+    binding: Scalar,
+    costs: &mut Vec<Cost>,
+) -> Result<Vec<i64>, Unsupported> {
+    let mut tensors: Vec<Vec<Number>> = vec![Vec::new(); model.tensors()];
+    statement::bind(builder, binding);
+    tensors[model.input_index()] = statement::input(builder, model.tensor(model.input_index()), input);
+    costs.push(Cost { name: "binding and input".into(), operator: "", constraints: builder.len() });
+    for node in model.nodes() {
+        let before = builder.len();
+        let output = layer(builder, model, &node, &tensors)?;
+        if builder.len() > MAX_CONSTRAINTS {
+            return Err(Unsupported::TooLarge { layer: node.name.to_owned() });
+        }
+        let constraints = builder.len() - before;
+        costs.push(Cost { name: node.name.to_owned(), operator: node.operator, constraints });
+        tensors[node.output] = output;
+    }
+    let before = builder.len();
+    let output = &tensors[model.output_index()];
+    statement::output(builder, model.tensor(model.output_index()), output);
+    costs.push(Cost { name: "output".into(), operator: "", constraints: builder.len() - before });
+    Ok(output.iter().map(|number| number.value as i64).collect())
+}
+
+fn layer(
+    builder: &mut Builder,
+    model: &Model,
+    node: &Node<'_>,
+    tensors: &[Vec<Number>],
+) -> Result<Vec<Number>, Unsupported> {
+    let x = &tensors[node.inputs[0]];
+    Ok(match &node.operation {
+        Operation::Dense(dense) => layers::dense(builder, dense, x, model.tensor(node.output).elements()),
+        Operation::Affine { multipliers, offsets, requantize } => {
+            layers::affine(builder, x, multipliers, offsets, requantize)
+        }
+        Operation::Add { shifts, subtract, requantize } => {
+            layers::add(builder, [x, &tensors[node.inputs[1]]], *shifts, *subtract, *requantize)
+        }
+        Operation::Multiply(requantize) => {
+            layers::multiply(builder, [x, &tensors[node.inputs[1]]], *requantize)
+        }
+        Operation::Move { indices, fill } => {
+            let elements: Vec<&Number> = node.inputs.iter().flat_map(|&input| &tensors[input]).collect();
+            let moved = |&index: &i32| {
+                usize::try_from(index)
+                    .map_or_else(|_| Number::constant((*fill).into()), |index| elements[index].clone())
+            };
+            indices.iter().map(moved).collect()
+        }
+        Operation::Map { requantize, activation } => layers::map(builder, x, *requantize, *activation),
+        Operation::Trees(ensemble) => trees::trees(builder, ensemble, x),
+        Operation::Recurrent(layer) => recurrent::recurrent(builder, layer, x),
+        Operation::Other => {
+            return Err(Unsupported::Operator { layer: node.name.to_owned(), operator: node.operator });
+        }
+    })
+}

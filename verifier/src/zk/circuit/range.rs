@@ -1,0 +1,191 @@
+//! Ranges: bits of a number, comparisons, saturation and the one rounding rule (`SPEC.md`, section 2).
+//!
+//! Soundness of all of them rests on one fact: a number of at most 120 bits that equals `Σ 2^i b_i` with each `b_i` zero
+//! or one has only these bits, because neither side reaches the field's order.
+
+use blstrs::Scalar;
+use ff::Field;
+
+use super::builder::{Builder, Number};
+use haca_kernels::view::Requantize;
+
+/// A number's sign and magnitude after a rounding shift.
+pub(super) struct SignMagnitude {
+    /// One if the number is not negative. Either where it is zero.
+    pub(super) sign: Number,
+    /// Bits of the magnitude, lowest first.
+    pub(super) magnitude: Vec<Number>,
+}
+
+/// Bits that hold every integer from 0 to `high`.
+pub(super) fn width(high: i128) -> usize {
+    (i128::BITS - high.leading_zeros()) as usize
+}
+
+/// `Σ 2^i bits[i]`.
+pub(super) fn sum(bits: &[Number]) -> Number {
+    let mut sum = Number::constant(0);
+    bits.iter().enumerate().for_each(|(index, bit)| sum.add(bit, 1 << index));
+    sum
+}
+
+impl Builder {
+    /// A variable that is zero or one. One constraint.
+    fn bit(&mut self, value: bool) -> Number {
+        let bit = self.variable(value.into(), 0, 1);
+        self.enforce_bit(&bit);
+        bit
+    }
+
+    fn enforce_bit(&mut self, bit: &Number) {
+        let opposite = Number::constant(1).minus(bit);
+        self.enforce(&bit.combination, &opposite.combination, &Default::default());
+    }
+
+    /// The bits of `number - base`, which proves it to be in `0..2^width`. `width` constraints: the top bit is no
+    /// variable of its own, but what the others leave.
+    pub(super) fn bits(&mut self, number: &Number, base: i128, width: usize) -> Vec<Number> {
+        if width == 0 {
+            return Vec::new();
+        }
+        assert!(width < 120, "{width} bits are more than a circuit holds");
+        let shifted = number.plus_constant(-base);
+        let mut rest = shifted.combination.clone();
+        let mut bits = Vec::with_capacity(width);
+        for index in 0..width - 1 {
+            let bit = self.bit(shifted.value >> index & 1 == 1);
+            rest.add_scaled(&bit.combination, -super::builder::scalar(1 << index));
+            bits.push(bit);
+        }
+        let top = Number {
+            combination: self.top_bit(rest, width - 1),
+            value: shifted.value >> (width - 1) & 1,
+            low: 0,
+            high: 1,
+        };
+        self.enforce_bit(&top);
+        bits.push(top);
+        bits
+    }
+
+    /// One if `number >= bound`, else zero. As many constraints as the distance has bits, with its sign.
+    pub(super) fn at_least(&mut self, number: &Number, bound: i128) -> Number {
+        if number.low >= bound || number.high < bound {
+            return Number::constant((number.low >= bound).into());
+        }
+        let (below, above) = (bound - number.low, number.high - bound);
+        let width = width((below - 1).max(above));
+        self.bits(&number.plus_constant(-bound), -(1 << width), width + 1).pop().expect("a sign")
+    }
+
+    /// One if the number is not zero. Two constraints.
+    pub(super) fn is_not_zero(&mut self, number: &Number) -> Number {
+        if number.low > 0 || number.high < 0 || number.is_constant() {
+            return Number::constant((number.low > 0 || number.high < 0).into());
+        }
+        let inverse = super::builder::scalar(number.value).invert().unwrap_or(Scalar::ZERO);
+        let inverse = self.field_variable(inverse);
+        self.note_free(number.value == 0);
+        let flag = self.variable((number.value != 0).into(), 0, 1);
+        self.enforce(&number.combination, &inverse, &flag.combination);
+        let opposite = Number::constant(1).minus(&flag);
+        self.enforce(&number.combination, &opposite.combination, &Default::default());
+        flag
+    }
+
+    /// `clamp(number, minimum, maximum)`.
+    pub(super) fn clamp(&mut self, number: &Number, minimum: i128, maximum: i128) -> Number {
+        let mut clamped = number.clone();
+        if clamped.high > maximum {
+            let above = self.at_least(&clamped, maximum);
+            clamped = self.select(&above, &Number::constant(maximum), &clamped).within(i128::MIN, maximum);
+        }
+        if clamped.low < minimum {
+            let inside = self.at_least(&clamped, minimum);
+            clamped = self.select(&inside, &clamped, &Number::constant(minimum)).within(minimum, i128::MAX);
+        }
+        clamped
+    }
+
+    /// `⌊number / 2^shift⌋`. As many constraints as the number has bits.
+    pub(super) fn shift_right(&mut self, number: &Number, shift: u32) -> Number {
+        let base = number.low >> shift << shift;
+        let bits = self.bits(number, base, width(number.high - base));
+        let (low, high) = (number.low >> shift, number.high >> shift);
+        let whole = bits.get(shift as usize..).unwrap_or_default();
+        sum(whole).plus_constant(base >> shift).within(low, high)
+    }
+
+    /// Sign and magnitude of `⌊(number + half) / 2^shift⌋`, for a shift to the right by at least 0: one constraint for each
+    /// bit, and one.
+    ///
+    /// With the remainder's bits enforced, the rounded number `q` is fixed; `q = (2·sign - 1) · magnitude` then has one
+    /// solution, or two where it is zero.
+    pub(super) fn sign_magnitude(&mut self, number: &Number, shift: u32) -> SignMagnitude {
+        let half = if shift == 0 { 0 } else { 1 << (shift - 1) };
+        let rounded = number.plus_constant(half);
+        let value = rounded.value >> shift;
+        let bound = (rounded.low >> shift).abs().max((rounded.high >> shift).abs());
+        let mut quotient = rounded.clone();
+        for index in 0..shift {
+            let bit = self.bit(rounded.value >> index & 1 == 1);
+            quotient.add(&bit, -(1 << index));
+        }
+        let sign = self.bit(value >= 0);
+        self.note_free(value == 0);
+        let magnitude: Vec<Number> =
+            (0..width(bound)).map(|index| self.bit(value.abs() >> index & 1 == 1)).collect();
+        let factor = sign.times(2).plus_constant(-1);
+        let scaled = sum(&magnitude).times(1 << shift);
+        self.enforce(&factor.combination, &scaled.combination, &quotient.combination);
+        SignMagnitude { sign, magnitude }
+    }
+
+    /// The number of a sign and a magnitude: one constraint.
+    pub(super) fn signed(&mut self, sign: &Number, magnitude: &Number) -> Number {
+        let bound = magnitude.high;
+        let positive = self.product(sign, magnitude);
+        positive.times(2).minus(magnitude).within(-bound, bound)
+    }
+
+    /// The magnitude of `bits`, at most `2^kept - 1`; and one if that cut something off.
+    pub(super) fn saturate(&mut self, bits: &[Number], kept: usize) -> (Number, Number) {
+        let (low, high) = bits.split_at(kept.min(bits.len()));
+        let beyond = self.is_not_zero(&sum(high));
+        let most = Number::constant((1 << kept) - 1);
+        (self.select(&beyond, &most, &sum(low)), beyond)
+    }
+
+    /// `requantize(number, …)` of `SPEC.md`, section 2.
+    pub(super) fn requantize(&mut self, number: &Number, rule: Requantize) -> Number {
+        let (minimum, maximum) = (i128::from(rule.minimum), i128::from(rule.maximum));
+        let Ok(shift) = u32::try_from(rule.shift) else {
+            return self.clamp(&number.times(1 << -rule.shift), minimum, maximum);
+        };
+        if shift == 0 && number.low >= minimum && number.high <= maximum {
+            return number.clone();
+        }
+        let half = if shift == 0 { 0 } else { 1 << (shift - 1) };
+        let rounded = number.plus_constant(half);
+        let (low, high) = (rounded.low >> shift, rounded.high >> shift);
+        let power = (maximum as u128 + 1).is_power_of_two().then(|| width(maximum));
+        match power {
+            Some(kept) if minimum == 0 && low < 0 && high > 0 => {
+                let width = width(rounded.high.max(-rounded.low - 1));
+                let mut bits = self.bits(&rounded, -(1 << width), width + 1);
+                let positive = bits.pop().expect("a sign");
+                let (magnitude, _) = self.saturate(&bits[(shift as usize).min(width)..], kept);
+                self.product(&positive, &magnitude)
+            }
+            Some(kept) if minimum == -maximum && low < minimum && high > maximum => {
+                let SignMagnitude { sign, magnitude } = self.sign_magnitude(number, shift);
+                let (magnitude, _) = self.saturate(&magnitude, kept);
+                self.signed(&sign, &magnitude)
+            }
+            _ => {
+                let quotient = self.shift_right(&rounded, shift);
+                self.clamp(&quotient, minimum, maximum)
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Circuits against executors: the golden models, random gadgets, tampering.
+
+use std::path::{Path, PathBuf};
+
+use ff::Field;
+use haca_kernels::spec::{activation, rounding};
+use haca_kernels::view::{Activation, Requantize};
+use haca_kernels::{Dtype, Executor, npy};
+use haca_wire::Leaf;
+use proptest::prelude::*;
+use rand_core::OsRng;
+
+use super::*;
+use crate::zk::cache::{CacheError, KeyCache};
+use crate::zk::{Claim, Prover, Refused, setup};
+
+/// Compiled models of one operator with their rows.
+fn golden(operator: &str) -> impl Iterator<Item = (Arc<Model>, Vec<Vec<u8>>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/golden");
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let prefix = operator.to_owned();
+    paths.into_iter().filter_map(move |path| {
+        let stem = path.file_stem()?.to_str()?.to_owned();
+        (stem.starts_with(&prefix) && path.extension()? == "haca").then(|| {
+            let model = Arc::new(Model::load(&std::fs::read(&path).unwrap()).unwrap());
+            let input = npy::read(path.with_file_name(format!("{stem}_input.npy"))).unwrap();
+            let bytes = |row: &[f32]| row.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (model, (0..input.rows()).map(|row| bytes(input.row(row))).collect())
+        })
+    })
+}
+
+fn binding() -> Binding {
+    let leaf = Leaf::decode(&[&[1, 0, 2][..], &[0; Leaf::LEN - 3]].concat()).unwrap();
+    Binding::new(&leaf, &haca_wire::Digest([3; 32]))
+}
+
+fn agrees(operator: &str, models: usize) {
+    let mut seen = 0;
+    for (model, rows) in golden(operator) {
+        seen += 1;
+        let circuit = Circuit::new(Arc::clone(&model)).unwrap();
+        let mut executor = Executor::new(model, 1);
+        for row in &rows {
+            executor.stage(0, Dtype::F32, row).unwrap();
+            executor.execute(1);
+            let witness = circuit.witness(&executor.staged(0), &binding());
+            assert_eq!(witness.output, executor.output_fixed(0), "{operator} {seen}");
+            assert_eq!(circuit.system().sides(&witness.assignment).err(), None, "{operator} {seen}");
+        }
+    }
+    assert_eq!(seen, models);
+}
+
+#[test]
+fn circuits_of_layers_give_the_executors_integers() {
+    agrees("dense", 4);
+}
+
+#[test]
+fn circuits_of_trees_give_the_executors_integers() {
+    agrees("trees", 4);
+}
+
+#[test]
+fn circuits_of_recurrent_layers_give_the_executors_integers() {
+    agrees("recurrent", 4);
+}
+
+#[test]
+fn an_operator_without_a_gadget_is_refused_by_name() {
+    let refused = golden("images").find_map(|(model, _)| Circuit::new(model).err());
+    assert!(
+        matches!(
+            refused,
+            Some(Unsupported::Operator {
+                operator: "conv" | "pool" | "argmax" | "max_pool" | "sum_pool",
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn every_changed_variable_breaks_a_constraint_or_matters_to_none() {
+    for (model, rows) in golden("dense").chain(golden("trees")).step_by(3) {
+        let circuit = Circuit::new(Arc::clone(&model)).unwrap();
+        let mut executor = Executor::new(model, 1);
+        executor.stage(0, Dtype::F32, &rows[0]).unwrap();
+        let input = executor.staged(0);
+        let mut builder = Builder::values();
+        synthesize(&mut builder, circuit.model(), &input, binding().scalar(), &mut Vec::new()).unwrap();
+        let free = builder.free.clone();
+        let mut assignment = builder.assignment();
+        let system = circuit.system();
+        let sample = (assignment.len() / 60).max(1);
+        for variable in (0..assignment.len()).step_by(sample) {
+            let honest = assignment[variable];
+            for change in [Scalar::ONE, -Scalar::ONE, Scalar::random(OsRng)] {
+                assignment[variable] = honest + change;
+                let caught = system.sides(&assignment).is_err();
+                let harmless = variable >= system.public() && free.contains(&(variable - system.public()));
+                assert!(caught || harmless, "variable {variable} by {change:?}");
+            }
+            assignment[variable] = honest;
+        }
+    }
+}
+
+/// A circuit of one gadget. Returns its value, if the constraints hold for it.
+fn run(gadget: impl Fn(&mut Builder, &Number) -> Number, value: i128, low: i128, high: i128) -> i128 {
+    let build = |mut builder: Builder| {
+        let x = builder.variable(value, low, high);
+        let y = gadget(&mut builder, &x);
+        assert!((y.low..=y.high).contains(&y.value), "{} in {}..={}", y.value, y.low, y.high);
+        let unused = Number::constant(1);
+        builder.enforce(&x.combination, &unused.combination, &x.combination);
+        (builder, y.value)
+    };
+    let (constraints, y) = build(Builder::constraints());
+    let (values, same) = build(Builder::values());
+    assert_eq!(y, same);
+    assert_eq!(constraints.system().sides(&values.assignment()).err(), None);
+    y
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    #[test]
+    fn requantisation_is_that_of_the_specification(
+        value in -(1i64 << 45)..1 << 45,
+        room in 0i64..1 << 46,
+        shift in -8i32..40,
+        limit in 0u32..31,
+        kind in 0usize..4,
+    ) {
+        let limit = (1i64 << limit) - 1;
+        let (minimum, maximum) = [(0, limit), (-limit, limit), (-limit - 1, limit), (-limit / 3, limit / 2)][kind];
+        let rule = Requantize { shift, minimum, maximum };
+        let (low, high) = (i128::from(value - room), i128::from(value + room));
+        let y = run(|builder, x| builder.requantize(x, rule), value.into(), low, high);
+        prop_assert_eq!(y, rounding::requantize(value, shift, minimum, maximum).into());
+    }
+
+    #[test]
+    fn activations_are_those_of_the_specification(
+        value in -(1i64 << 30)..1 << 30, shift in -2i32..18, exponent in 8i32..16,
+    ) {
+        let rule = Requantize { shift, minimum: i16::MIN.into(), maximum: i16::MAX.into() };
+        let argument = rounding::requantize(value, shift, rule.minimum, rule.maximum) as i16;
+        for (function, expected) in [
+            (Activation::Sigmoid(exponent), activation::sigmoid(argument, exponent)),
+            (Activation::Tanh(exponent), activation::tanh(argument, exponent)),
+        ] {
+            let y = run(|builder, x| builder.activate(x, rule, function), value.into(), -(1 << 30), 1 << 30);
+            prop_assert_eq!(y, expected.into());
+        }
+        let wide = run(|builder, x| builder.wide_sigmoid(x, shift), value.into(), -(1 << 30), 1 << 30);
+        prop_assert_eq!(wide, activation::wide_sigmoid(rounding::requantize(value, shift, -(1 << 62), 1 << 62)).into());
+    }
+}
+
+#[test]
+fn a_statement_is_proven_and_holds_for_its_receipt_alone() {
+    let (model, rows) = golden("dense").next().unwrap();
+    let circuit = Circuit::new(Arc::clone(&model)).unwrap();
+    let key = setup::development(circuit.system(), model.id(), &mut OsRng).unwrap();
+    let prover = Prover::new(Arc::clone(circuit.system()), key).unwrap();
+    let key = prover.verifying_key();
+
+    let mut executor = Executor::new(Arc::clone(&model), 1);
+    executor.stage(0, Dtype::F32, &rows[0]).unwrap();
+    executor.execute(1);
+    let mut floats = vec![0; 4 * model.output_len()];
+    executor.write_output(0, Dtype::F32, &mut floats);
+    let mut leaf = Leaf::decode(&[&[1, 0, 2][..], &[0; Leaf::LEN - 3]].concat()).unwrap();
+    leaf.model.0 = model.id();
+    leaf.input = haca_wire::tensor::hash(haca_wire::Dtype::F32, model.input_shape(), &rows[0]);
+    leaf.output = haca_wire::tensor::hash(haca_wire::Dtype::F32, model.output_shape(), &floats);
+
+    let witness = circuit.witness(&executor.staged(0), &Binding::new(&leaf, &key.id()));
+    let proof = prover.prove(&witness.assignment, &mut OsRng).unwrap();
+    let statement = Statement::new(&model, key, &leaf, &rows[0], &witness.output).unwrap();
+    assert_eq!(statement.inputs, witness.assignment[1..circuit.system().public()]);
+    let claim = |statement: Statement| Claim { proof: proof.clone(), inputs: statement.inputs };
+    assert_eq!(key.verify(&[claim(statement)]), Ok(()));
+
+    let mut moved = leaf;
+    moved.request.0[0] ^= 1;
+    let statement = Statement::new(&model, key, &moved, &rows[0], &witness.output).unwrap();
+    assert_eq!(key.verify(&[claim(statement)]), Err(Refused::False(vec![0])));
+
+    let refused =
+        |leaf: &Leaf, row: &[u8], output: &[i64]| Statement::new(&model, key, leaf, row, output).err();
+    assert_eq!(refused(&leaf, &rows[1], &witness.output), Some(StatementError::Input));
+    assert!(matches!(refused(&leaf, &rows[0][1..], &witness.output), Some(StatementError::Refused(_))));
+    assert_eq!(refused(&leaf, &rows[0], &[]), Some(StatementError::Bounds));
+    let mut other = witness.output.clone();
+    other[0] /= 2;
+    assert_eq!(refused(&leaf, &rows[0], &other), Some(StatementError::Output));
+    let mut other = leaf;
+    other.model.0[0] ^= 1;
+    assert!(matches!(refused(&other, &rows[0], &witness.output), Some(StatementError::OtherModel { .. })));
+}
+
+#[test]
+fn a_key_is_made_once_and_a_damaged_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = KeyCache::new(folder.path().join("keys"));
+    let mut circuits = golden("dense").map(|(model, _)| Circuit::new(model).unwrap());
+    let (circuit, other) = (circuits.next().unwrap(), circuits.next().unwrap());
+    assert!(cache.load(&circuit).unwrap().is_none());
+    let made = cache.load_or_make(&circuit).unwrap();
+    let loaded = cache.load_or_make(&circuit).unwrap();
+    assert_eq!(made.verifying_key().id(), loaded.verifying_key().id());
+    Prover::new(Arc::clone(circuit.system()), loaded).unwrap();
+
+    let path = cache.path(&circuit);
+    let good = std::fs::read(&path).unwrap();
+    std::fs::write(cache.path(&other), &good).unwrap();
+    assert!(matches!(cache.load(&other), Err(CacheError::Damaged { .. })));
+    for damage in [&good[..good.len() - 1], &good[..10], &[good.clone(), vec![0]].concat()] {
+        std::fs::write(&path, damage).unwrap();
+        assert!(matches!(cache.load_or_make(&circuit), Err(CacheError::Damaged { .. })));
+    }
+    let mut flipped = good;
+    flipped[2000] ^= 1;
+    std::fs::write(&path, flipped).unwrap();
+    assert!(matches!(cache.load_or_make(&circuit), Err(CacheError::Damaged { .. })));
+}

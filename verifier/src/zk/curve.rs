@@ -1,0 +1,261 @@
+//! The two groups of BLS12-381 by blst's own entry points, for what `blstrs` does not offer: sums of many points, one
+//! window of Pippenger's method, normalisation of many points at once, products of many pairings.
+//!
+//! All `unsafe` of the module `zk` that touches points is here. `G1Affine` and the like are `repr(transparent)` over
+//! blst's structures, so slices of them are slices of blst's; blst takes an array as the pointer to its first element
+//! followed by a null pointer. None of these functions keeps a pointer after it returns.
+
+use std::ptr;
+
+use blst::{
+    blst_fp12, blst_p1, blst_p1_affine, blst_p1_affine_in_g1, blst_p1_uncompress, blst_p2, blst_p2_affine,
+    blst_p2_affine_in_g2, blst_p2_uncompress,
+};
+use blstrs::{G1Affine, G1Projective, G2Affine, G2Projective};
+use group::Group;
+use group::prime::PrimeCurveAffine;
+
+/// A group of points with a prime number of elements.
+pub(super) trait Curve: Send + Sync {
+    type Affine: PrimeCurveAffine<Scalar = blstrs::Scalar, Curve = Self::Point> + Default + Send + Sync;
+    type Point: Group<Scalar = blstrs::Scalar> + for<'a> std::ops::AddAssign<&'a Self::Affine> + Send + Sync;
+    /// Bytes of a compressed point.
+    const COMPRESSED: usize;
+
+    /// The sum of the points.
+    fn sum(points: &[Self::Affine]) -> Self::Point;
+
+    /// Words of scratch that [`Curve::window`] needs for windows of `width` bits.
+    fn scratch_words(width: usize) -> usize;
+
+    /// The share of the digit at the bits `from..from + width` of all scalars in the sum of products. Digits have
+    /// signs, and the highest must be of fewer bits than `width`, to take what the one below carries. Scalars are
+    /// little-endian, each of as many bytes as `bits` need. blst takes two points at least.
+    fn window(
+        points: &[Self::Affine],
+        scalars: &[u8],
+        bits: usize,
+        from: usize,
+        width: usize,
+        scratch: &mut [u64],
+    ) -> Self::Point;
+
+    /// The affine forms of the points, by one inversion for all.
+    fn normalize(points: &[Self::Point]) -> Vec<Self::Affine>;
+
+    /// A point from its compressed form, if it is on the curve. Whether it is in the group is not checked.
+    fn uncompress(bytes: &[u8]) -> Option<Self::Affine>;
+
+    /// Whether a point of the curve is in the group.
+    fn in_group(point: &Self::Affine) -> bool;
+}
+
+macro_rules! curve {
+    ($name:ident, $affine:ident, $point:ident, $raw_affine:ident, $raw_point:ident, $compressed:literal,
+     $sum:ident, $scratch:ident, $window:ident, $normalize:ident, $uncompress:ident, $in_group:ident) => {
+        #[derive(Debug, Clone, Copy)]
+        pub(super) struct $name;
+
+        impl Curve for $name {
+            type Affine = $affine;
+            type Point = $point;
+            const COMPRESSED: usize = $compressed;
+
+            fn sum(points: &[$affine]) -> $point {
+                let mut sum = $point::identity();
+                if !points.is_empty() {
+                    let list = [points.as_ptr().cast::<$raw_affine>(), ptr::null()];
+                    // SAFETY: the list names `points.len()` points that follow each other; see the module's text.
+                    unsafe { blst::$sum(sum.as_mut(), list.as_ptr(), points.len()) };
+                }
+                sum
+            }
+
+            fn scratch_words(width: usize) -> usize {
+                // SAFETY: a pure function of its argument.
+                (unsafe { blst::$scratch(0) } / 8) << (width - 1)
+            }
+
+            fn window(
+                points: &[$affine],
+                scalars: &[u8],
+                bits: usize,
+                from: usize,
+                width: usize,
+                scratch: &mut [u64],
+            ) -> $point {
+                assert_eq!(scalars.len(), points.len() * bits.div_ceil(8), "bytes of scalars");
+                assert!(
+                    from < bits && scratch.len() >= Self::scratch_words(width),
+                    "a window with its scratch"
+                );
+                assert!(points.len() >= 2, "two points at least");
+                let mut sum = $point::identity();
+                let list = [points.as_ptr().cast::<$raw_affine>(), ptr::null()];
+                let bytes = [scalars.as_ptr(), ptr::null()];
+                // SAFETY: as in `sum`; that scalars and scratch are long enough is asserted above.
+                unsafe {
+                    blst::$window(
+                        sum.as_mut(),
+                        list.as_ptr(),
+                        points.len(),
+                        bytes.as_ptr(),
+                        bits,
+                        scratch.as_mut_ptr(),
+                        from,
+                        width,
+                    );
+                }
+                sum
+            }
+
+            fn normalize(points: &[$point]) -> Vec<$affine> {
+                let mut affine = vec![$affine::identity(); points.len()];
+                if !points.is_empty() {
+                    let list = [points.as_ptr().cast::<$raw_point>(), ptr::null()];
+                    // SAFETY: as in `sum`; there is room for as many affine points.
+                    unsafe {
+                        blst::$normalize(
+                            affine.as_mut_ptr().cast::<$raw_affine>(),
+                            list.as_ptr(),
+                            points.len(),
+                        );
+                    }
+                }
+                affine
+            }
+
+            fn uncompress(bytes: &[u8]) -> Option<$affine> {
+                assert_eq!(bytes.len(), $compressed, "bytes of a compressed point");
+                let mut point = $affine::identity();
+                // SAFETY: blst reads exactly the bytes whose number is asserted above.
+                let status = unsafe { $uncompress(point.as_mut(), bytes.as_ptr()) };
+                (status == blst::BLST_ERROR::BLST_SUCCESS).then_some(point)
+            }
+
+            fn in_group(point: &$affine) -> bool {
+                // SAFETY: reads one point.
+                unsafe { $in_group(point.as_ref()) }
+            }
+        }
+    };
+}
+
+curve!(
+    G1,
+    G1Affine,
+    G1Projective,
+    blst_p1_affine,
+    blst_p1,
+    48,
+    blst_p1s_add,
+    blst_p1s_mult_pippenger_scratch_sizeof,
+    blst_p1s_tile_pippenger,
+    blst_p1s_to_affine,
+    blst_p1_uncompress,
+    blst_p1_affine_in_g1
+);
+curve!(
+    G2,
+    G2Affine,
+    G2Projective,
+    blst_p2_affine,
+    blst_p2,
+    96,
+    blst_p2s_add,
+    blst_p2s_mult_pippenger_scratch_sizeof,
+    blst_p2s_tile_pippenger,
+    blst_p2s_to_affine,
+    blst_p2_uncompress,
+    blst_p2_affine_in_g2
+);
+
+/// `point` times a little-endian factor of 128 bits.
+pub(super) fn times_u128(point: &G1Affine, factor: u128) -> G1Projective {
+    let (from, mut product) = (G1Projective::from(point), G1Projective::identity());
+    // SAFETY: reads 128 bits of the factor, writes one point.
+    unsafe { blst::blst_p1_mult(product.as_mut(), from.as_ref(), factor.to_le_bytes().as_ptr(), 128) };
+    product
+}
+
+/// Whether a point of the curve is in the group.
+pub(super) fn sum_in_g1(point: &G1Projective) -> bool {
+    // SAFETY: reads one point.
+    unsafe { blst::blst_p1_in_g1(point.as_ref()) }
+}
+
+/// A product of pairings before its final exponentiation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Product(blst_fp12);
+
+impl Product {
+    /// The product of the pairings of `left[i]` with `right[i]`. A pair with the identity contributes one.
+    pub(super) fn new(left: &[G1Affine], right: &[G2Affine]) -> Product {
+        assert_eq!(left.len(), right.len(), "points to pair");
+        let identity =
+            |index: &usize| bool::from(left[*index].is_identity()) || bool::from(right[*index].is_identity());
+        let mut product = Product(blst_fp12::default());
+        if (0..left.len()).any(|index| identity(&index)) {
+            let kept = || (0..left.len()).filter(|index| !identity(index));
+            let (left, right): (Vec<_>, Vec<_>) = kept().map(|index| (left[index], right[index])).unzip();
+            return Product::new(&left, &right);
+        }
+        if !left.is_empty() {
+            let points = [left.as_ptr().cast::<blst_p1_affine>(), ptr::null()];
+            let twisted = [right.as_ptr().cast::<blst_p2_affine>(), ptr::null()];
+            // SAFETY: both lists name as many points, none of them the identity.
+            unsafe {
+                blst::blst_miller_loop_n(&mut product.0, twisted.as_ptr(), points.as_ptr(), left.len());
+            }
+        }
+        product
+    }
+
+    /// The product of both.
+    pub(super) fn times(mut self, other: &Product) -> Product {
+        let left = self.0;
+        // SAFETY: reads two values, writes one.
+        unsafe { blst::blst_fp12_mul(&mut self.0, &left, &other.0) };
+        self
+    }
+
+    /// Whether the pairings multiply to one.
+    pub(super) fn is_one(&self) -> bool {
+        let mut result = blst_fp12::default();
+        // SAFETY: reads one value, writes another.
+        unsafe {
+            blst::blst_final_exp(&mut result, &self.0);
+            blst::blst_fp12_is_one(&result)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blstrs::Scalar;
+    use group::Curve as _;
+
+    #[test]
+    fn pairings_multiply_as_exponents_add() {
+        let (g1, g2) = (G1Affine::generator(), G2Affine::generator());
+        let left = (g1 * Scalar::from(6)).to_affine();
+        let right = (g2 * Scalar::from(6)).to_affine();
+        let negated = -g1;
+        let pairs = Product::new(&[left, negated, G1Affine::identity()], &[g2, right, g2]);
+        assert!(pairs.is_one());
+        assert!(!Product::new(&[left, negated], &[g2, g2]).is_one());
+        assert!(Product::new(&[], &[]).is_one());
+        assert!(Product::new(&[left], &[g2]).times(&Product::new(&[negated], &[right])).is_one());
+    }
+
+    #[test]
+    fn sums_take_equal_opposite_and_identity_points() {
+        let g = G1Affine::generator();
+        assert_eq!(G1::sum(&[g, g, g]), g * Scalar::from(3));
+        assert_eq!(G1::sum(&[g, -g]), G1Projective::identity());
+        assert_eq!(G1::sum(&[G1Affine::identity(), g]), G1Projective::from(g));
+        assert_eq!(G1::sum(&[]), G1Projective::identity());
+        assert_eq!(times_u128(&g, 1 << 100), g * Scalar::from(1 << 50) * Scalar::from(1 << 50));
+    }
+}

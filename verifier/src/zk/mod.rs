@@ -1,0 +1,35 @@
+//! Zero-knowledge proofs that a compiled model gave an output: Groth16 over BLS12-381.
+//!
+//! The engine is bellman's types over blst's arithmetic: [`setup`] makes parameters of a constraint system, [`Prover`]
+//! proofs, and [`VerifyingKey`] checks them, by the thousand. `ZK.md` beside this crate states what is proven and what
+//! must be trusted.
+
+pub mod cache;
+mod circuit;
+mod curve;
+pub mod export;
+mod fourier;
+#[cfg(test)]
+mod independent;
+mod key;
+mod membership;
+mod multiscalar;
+mod proof;
+mod prover;
+mod r1cs;
+#[cfg(any(test, feature = "zk-reference"))]
+pub mod reference;
+pub mod setup;
+mod verify;
+
+pub use blstrs::Scalar;
+pub use circuit::{Binding, CIRCUIT_VERSION, Circuit, Cost, Statement, StatementError, Unsupported, Witness};
+pub use key::{KeyError, Origin, Setup, VerifyingKey};
+pub use proof::{Malformed, Proof, scalars_from_bytes};
+pub use prover::{Prover, ProverError};
+pub use r1cs::ConstraintSystem;
+pub use setup::ProvingKey;
+pub use verify::{Claim, Refused, Unreadable};
+
+#[cfg(test)]
+mod tests;
