@@ -4,6 +4,7 @@
 
 mod affinity;
 mod comparison;
+mod groth16;
 mod infer;
 mod kernels;
 mod load;
@@ -35,6 +36,8 @@ enum Comparison {
     Infer(infer::Options),
     /// Compare the executors with ONNX Runtime, in one process and on one thread.
     Kernels(kernels::Options),
+    /// Compare proving, verifying and setup with other implementations of Groth16 over BLS12-381.
+    Groth16(groth16::Options),
     /// Be a server of `rpc`.
     #[command(hide = true)]
     ServeEcho(rpc::serve::Options),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Comparison::Rpc(options) => rpc::run(&options),
         Comparison::Infer(options) => infer::run(&options),
         Comparison::Kernels(options) => kernels::run(&options),
+        Comparison::Groth16(options) => groth16::run(&options),
         Comparison::ServeEcho(options) => rpc::serve::run(options),
         Comparison::ServeModel(options) => infer::serve::run(&options),
     };
