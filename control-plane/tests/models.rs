@@ -70,6 +70,18 @@ fn compiling_again_gives_the_same_file_and_inspect_shows_its_id() {
 }
 
 #[test]
+fn the_constraints_of_a_proof_are_shown_for_each_layer() {
+    let dir = TempDir::new().unwrap();
+    let model = compile("mlp", dir.path());
+    let shown = haca!("zk", "inspect", model, "--json").json();
+    let parts = shown["parts"].as_array().unwrap();
+    let sum: u64 = parts.iter().map(|part| part["constraints"].as_u64().unwrap()).sum();
+    assert_eq!(shown["constraints"].as_u64().unwrap(), sum);
+    assert_eq!(parts.iter().filter(|part| part["operator"] == "dense").count(), 3);
+    assert!(haca!("zk", "inspect", model).done().contains(&sum.to_string()));
+}
+
+#[test]
 fn an_array_of_float64_is_refused_with_the_way_to_convert_it() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("x64.npy");

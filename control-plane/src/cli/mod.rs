@@ -11,6 +11,7 @@ mod read;
 mod session;
 mod up;
 mod verify;
+mod zk;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,9 @@ enum Command {
     Infer(infer::Args),
     /// Check receipts offline
     Verify(verify::Args),
+    /// Proofs of what a model answered
+    #[command(subcommand)]
+    Zk(zk::Command),
 }
 
 /// Runs the command that the arguments name.
@@ -55,6 +59,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Model(command) => command.run(),
         Command::Infer(args) => args.run(),
         Command::Verify(args) => args.run(),
+        Command::Zk(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
