@@ -28,6 +28,8 @@ pub(super) enum Case {
     /// A window of 100 × 250 through three LSTM layers of 200 units.
     #[value(name = "lstm_b")]
     LstmB,
+    /// The shipped encoder: a window of 32 × 8 through two layers of width 32. Its weights are trained.
+    Transformer,
 }
 
 impl Case {
@@ -41,6 +43,7 @@ impl Case {
             Self::LstmA => "lstm_a",
             Self::LstmAStep => "lstm_a step",
             Self::LstmB => "lstm_b",
+            Self::Transformer => "transformer",
         }
     }
 
@@ -58,13 +61,14 @@ impl Case {
             Self::GbtC => &[1000],
             Self::LstmA | Self::LstmAStep => &[50, 100],
             Self::LstmB => &[100, 250],
+            Self::Transformer => &[32, 8],
         }
     }
 
     /// Rows that the compiler fits scales to: few where its float model takes long.
     pub(super) fn calibration_rows(self) -> usize {
         match self {
-            Self::Mlp | Self::GbtA | Self::GbtB | Self::GbtC => 64,
+            Self::Mlp | Self::GbtA | Self::GbtB | Self::GbtC | Self::Transformer => 64,
             Self::LstmA | Self::LstmAStep => 16,
             Self::LstmB => 4,
         }
@@ -80,6 +84,7 @@ impl Case {
             Self::GbtC => (vec![trees(&mut random, 4000, 1000)], vec![]),
             Self::LstmA | Self::LstmAStep => lstm(&mut random, 100, 100, 2),
             Self::LstmB => lstm(&mut random, 250, 200, 3),
+            Self::Transformer => return include_bytes!("../../models/transformer.onnx").to_vec(),
         };
         onnx::model(self.name(), self.row(), nodes, constants)
     }
