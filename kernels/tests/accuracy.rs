@@ -32,6 +32,7 @@ const MODELS: &[(&str, &str, Limit, &str)] = &[
     ("pipeline_logistic", "cancer", NET, "scikit-learn: scaler, logistic regression"),
     ("pipeline_mlp", "cancer", NET, "scikit-learn: scaler, perceptron 30-24-12-1, classifier"),
     ("transformer", "transformer", NET, "encoder, 2 layers of 32, windows of 32 × 8"),
+    ("orderbook", "orderbook", NET, "convolutions over a limit order book of 40 × 10 levels, LSTM of 32"),
     ("gbt", "gbt", TREES, "scikit-learn: 150 trees of depth 4"),
     ("lightgbm_regressor", "diabetes", TREES, "LightGBM: 60 trees"),
     ("lightgbm_classifier", "cancer", TREES, "LightGBM: 60 trees, two classes"),

@@ -60,8 +60,8 @@ pub(crate) struct Options {
 
 const FOOTNOTE: &str = "\
 One thread, from float32 rows to float32 answers; ours and the peers' turns alternate. p50 and p99 are of calls with \
-one row, row_us_N is the median call with N rows divided by N. Weights are random; models are compiled with the \
-default settings. `lstm_a step` is one step of each of N streams, peers take their whole windows. \
+one row, row_us_N is the median call with N rows divided by N. Weights are random, save those of `orderbook`; models are \
+compiled with the default settings. `lstm_a step` is one step of each of N streams, peers take their whole windows. \
 ONNX Runtime is the library that ORT_DYLIB_PATH names (wheel `onnxruntime` on PyPI); tract is the crate `tract-onnx`. What a \
 peer does not run is said in the second table.";
 

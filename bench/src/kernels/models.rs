@@ -1,7 +1,8 @@
-//! The models of this comparison, made from seeds: the shapes are those that trading firms publish figures for, the
-//! weights are random. Speed depends on neither.
+//! The models of this comparison: the shapes are those that trading firms publish figures for, and weights and rows are
+//! made from seeds; the limit-order-book net is the trained one of `bench/models/`, with its own rows.
 
 use clap::ValueEnum;
+use haca_kernels::npy;
 
 use super::onnx::{self, Node, Tensor, floats, integers, node};
 
@@ -30,7 +31,13 @@ pub(super) enum Case {
     LstmB,
     /// The shipped encoder: a window of 32 × 8 through two layers of width 32. Its weights are trained.
     Transformer,
+    /// Convolutions over 40 updates of 10 levels on both sides of a limit order book, and an LSTM: `bench/models/`.
+    Orderbook,
 }
+
+const ORDERBOOK: &[u8] = include_bytes!("../../models/orderbook.onnx");
+const ORDERBOOK_CALIBRATION: &[u8] = include_bytes!("../../models/orderbook_calibration.npy");
+const ORDERBOOK_ROWS: &[u8] = include_bytes!("../../models/orderbook_input.npy");
 
 impl Case {
     /// Its name in tables, in JSON and on the command line.
@@ -44,6 +51,7 @@ impl Case {
             Self::LstmAStep => "lstm_a step",
             Self::LstmB => "lstm_b",
             Self::Transformer => "transformer",
+            Self::Orderbook => "orderbook",
         }
     }
 
@@ -62,6 +70,7 @@ impl Case {
             Self::LstmA | Self::LstmAStep => &[50, 100],
             Self::LstmB => &[100, 250],
             Self::Transformer => &[32, 8],
+            Self::Orderbook => &[1, 40, 40],
         }
     }
 
@@ -71,10 +80,11 @@ impl Case {
             Self::Mlp | Self::GbtA | Self::GbtB | Self::GbtC | Self::Transformer => 64,
             Self::LstmA | Self::LstmAStep => 16,
             Self::LstmB => 4,
+            Self::Orderbook => 40,
         }
     }
 
-    /// The model's ONNX file. Its input is `x`, its output `y`, one float for each row.
+    /// The model's ONNX file, with one float as answer for each row.
     pub(super) fn onnx(self) -> Vec<u8> {
         let mut random = Random(self as u64 + 1);
         let (nodes, constants) = match self {
@@ -85,15 +95,32 @@ impl Case {
             Self::LstmA | Self::LstmAStep => lstm(&mut random, 100, 100, 2),
             Self::LstmB => lstm(&mut random, 250, 200, 3),
             Self::Transformer => return include_bytes!("../../models/transformer.onnx").to_vec(),
+            Self::Orderbook => return ORDERBOOK.to_vec(),
         };
         onnx::model(self.name(), self.row(), nodes, constants)
     }
 
+    /// Rows to fit scales to.
+    pub(super) fn calibration(self) -> Vec<f32> {
+        match self {
+            Self::Orderbook => shipped(ORDERBOOK_CALIBRATION),
+            _ => self.rows(1, self.calibration_rows()),
+        }
+    }
+
     /// Rows to ask it about.
     pub(super) fn rows(self, seed: u64, rows: usize) -> Vec<f32> {
+        if self == Self::Orderbook {
+            let len = rows * self.row().iter().product::<usize>();
+            return shipped(ORDERBOOK_ROWS).into_iter().cycle().take(len).collect();
+        }
         let mut random = Random(seed << 32 | self as u64);
         (0..rows * self.row().iter().product::<usize>()).map(|_| random.normal()).collect()
     }
+}
+
+fn shipped(npy: &[u8]) -> Vec<f32> {
+    npy::parse(npy).expect("the shipped rows are committed as npy files").data
 }
 
 /// Numbers from a seed (SplitMix64).

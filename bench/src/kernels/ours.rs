@@ -33,7 +33,7 @@ impl Ours {
     pub(super) fn new(case: Case, backend: Option<Backend>) -> anyhow::Result<Self> {
         let rows = case.calibration_rows();
         let shape = std::iter::once(rows).chain(case.row().iter().copied()).collect();
-        let calibration = Array { shape, data: case.rows(1, rows) };
+        let calibration = Array { shape, data: case.calibration() };
         let compiled = compile(&case.onnx(), &calibration, &CompileOptions::default(), &mut |_| ())?;
         let start = Instant::now();
         let model = Arc::new(Model::load(&compiled.file)?);
