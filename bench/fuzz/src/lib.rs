@@ -1,7 +1,7 @@
 //! Fuzz targets of every parser of outside bytes: each takes any bytes, and must neither panic nor take more memory
 //! than its input can be worth.
 //!
-//! `cargo test -p haca-fuzz` runs each target over its seeds and some thousand random changes of them. `fuzz/run.sh` has
+//! `cargo test -p haca-fuzz` runs each target over its seeds and some thousand random changes of them. `bench/fuzz/run.sh` has
 //! libFuzzer search for as long as it is told, guided by coverage. Both need nothing but the stable toolchain:
 //! `cargo-fuzz` and `bolero` drive the same engine through sanitizers of the nightly one, which find misuse of memory;
 //! here panics, arithmetic that overflows, endless loops and absurd allocations are what is looked for.

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Has libFuzzer search each target, or those named, guided by coverage, on the stable toolchain. Needs a C++ compiler.
 #
-#     fuzz/run.sh [SECONDS [TARGET...]]        60 seconds each by default
+#     bench/fuzz/run.sh [SECONDS [TARGET...]]        60 seconds each by default
 #
 # Inputs that reach new code gather in target/fuzz/TARGET and are used again. An input that fails is named at the end
-# and written there as crash-*, timeout-* or oom-*: fix what it shows, and move it to fuzz/corpus/TARGET.
+# and written there as crash-*, timeout-* or oom-*: fix what it shows, and move it to bench/fuzz/corpus/TARGET.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
 targets=${*:-onnx haca npy frame message receipt checkpoint evidence}
