@@ -63,8 +63,7 @@ pub(super) fn verify(
     timed(times, ARK, || {
         for bytes in proofs {
             let proof = ark_groth16::Proof::<Bls12_381>::deserialize_compressed(&bytes[..])?;
-            let inputs: Vec<Fr> =
-                inputs.iter().map(|input| ark_scalar(input)).collect::<anyhow::Result<_>>()?;
+            let inputs: Vec<Fr> = inputs.iter().map(ark_scalar).collect::<anyhow::Result<_>>()?;
             anyhow::ensure!(Groth16::<Bls12_381>::verify_proof(&prepared, &proof, &inputs)?, "a false proof");
         }
         Ok(())
