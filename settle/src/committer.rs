@@ -9,6 +9,7 @@ use crate::error::ReadError;
 use crate::group::Group;
 use crate::ids::Screened;
 use crate::log::LogConfig;
+use crate::opening_writer::OpeningWriter;
 use crate::queue::Waker;
 use crate::shared::Shared;
 use crate::slot::{self, Slot};
@@ -45,6 +46,7 @@ pub(crate) struct Committer {
     taken: Vec<u64>,
     /// The ring to begin with, so that none is always last.
     first_ring: usize,
+    openings: OpeningWriter,
 
     group: Group,
     /// Of each leaf of the group that is to be looked at, what the filter says.
@@ -59,12 +61,14 @@ impl Committer {
     pub(crate) fn new(
         config: &LogConfig,
         shared: Arc<Shared>,
-        rings: Vec<Consumer<Slot>>,
+        (rings, opening_rings): (Vec<Consumer<Slot>>, Vec<Consumer<u8>>),
         (group, edge): (Group, Edge),
         waker: Arc<Waker>,
         grown: Sender<()>,
         progress: Sender<()>,
     ) -> Self {
+        let openings =
+            OpeningWriter::new(opening_rings, config.opening_segment_bytes, shared.store.openings());
         Self {
             shared,
             waker,
@@ -76,6 +80,7 @@ impl Committer {
             taken: vec![0; rings.len()],
             rings,
             first_ring: 0,
+            openings,
             group,
             screened: Vec::with_capacity(config.max_group),
             hashes: Vec::with_capacity(config.max_group),
@@ -157,6 +162,8 @@ impl Committer {
     fn try_settle(&mut self) -> Result<(), ReadError> {
         self.make_room()?;
         self.sort_out()?;
+        // Before the leaves: with a leaf, its opening is durable. Those of leaves that are not kept must leave the ring too.
+        self.openings.write(self.shared.store.openings(), &self.taken)?;
         if self.group.kept().is_empty() {
             return Ok(());
         }
@@ -222,6 +229,8 @@ impl Committer {
             // A full channel already says so.
             let _ = self.grown.try_send(());
         }
+        // After the tree: who reads an opening finds its leaf, if there is one.
+        self.openings.publish(self.shared.store.openings());
         for (ring, taken) in self.shared.rings.iter().zip(&self.taken) {
             ring.settled.store(*taken, Release);
         }

@@ -181,6 +181,34 @@ pub enum ReadError {
     /// The index is not written now, and memory for what is to go into it is full.
     #[error("the log's index takes no run: {0}")]
     Unfiled(std::sync::Arc<str>),
+    /// The file system refused something about the openings of leaves.
+    #[error("{path}: {source}")]
+    Openings {
+        /// The segment, or the folder of segments.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// At this place no opening begins that is as it was written.
+    #[error(
+        "{path}: no intact opening begins at {position}: the segment is damaged, or that is no position that was given out"
+    )]
+    DamagedOpening {
+        /// The segment.
+        path: PathBuf,
+        /// The place among all openings.
+        position: u64,
+    },
+    /// A segment of openings is not as long as it must be, or one is missing behind it.
+    #[error("{path}: has {length} bytes of openings, and the segment that follows begins after {expected}")]
+    LostOpenings {
+        /// The segment.
+        path: PathBuf,
+        /// How long it is.
+        length: u64,
+        /// How long it must be.
+        expected: u64,
+    },
     /// A tile that must be there is not.
     #[error("the store lacks tile {index} of level {level}; the log must be restored from a backup")]
     MissingTile {

@@ -13,8 +13,14 @@
 //! shard ──ring──┘       └─► memory ─► filer ─► runs              └─► receipts ─► who waits
 //! ```
 //!
+//! A leaf commits to the hashes of an input and an output. Where somebody will need these themselves, to prove the leaf,
+//! the shard hands them over with it as the leaf's *opening*. An opening is durable no later than its leaf, is read back
+//! in order from a position, and is deleted in whole segments once nobody needs it ([`LogHandle::openings`],
+//! [`LogHandle::release_openings`]).
+//!
 //! A folder holds the log: `FORMAT` (format version and key), `lock`, `store/leaves` (the log itself), `store/runs` (the
-//! LSM store of what follows from it), `checkpoint` (the newest checkpoint, apart from the store so that it cannot be
+//! LSM store of what follows from it), `store/openings` (segments of openings, each named after the position of its first
+//! byte; not there before the first opening), `checkpoint` (the newest checkpoint, apart from the store so that it cannot be
 //! lost with it) and `checkpoints` (older ones).
 //!
 //! | module | holds |
@@ -24,6 +30,9 @@
 //! | `slot` | a leaf and its hash, as they lie in rings and on disk |
 //! | `group` | the leaves of one commit, aligned as the file wants them |
 //! | `leaf_file` | the file of leaves: appending, reading, what a power cut does to it |
+//! | `opening_record` | an opening as it lies in rings and on disk |
+//! | `opening_writer` | openings from the rings to the newest segment |
+//! | `openings` | the segments: reading, deleting, what a crash does to them |
 //! | `ids` | where each request's leaf is, and the right to add one |
 //! | `id_hash`, `id_table`, `id_filter` | request ids in memory: hashed, by place, and which ones are surely new |
 //! | `recent_tiles` | tiles of the tree in memory |
@@ -53,6 +62,9 @@ mod id_table;
 mod ids;
 mod leaf_file;
 mod log;
+mod opening_record;
+mod opening_writer;
+mod openings;
 mod priority;
 mod queue;
 mod receipts;
@@ -67,6 +79,7 @@ mod tree;
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey};
 pub use error::{CloseError, OpenError, ReadError, StoreError};
 pub use log::{Audit, Log, LogConfig, LogHandle};
+pub use openings::{Opening, OpeningPosition};
 pub use queue::{Appender, Full};
 pub use receipts::Busy;
 pub use shared::LogStatus;

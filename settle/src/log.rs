@@ -3,6 +3,7 @@
 use crate::checkpoint::{Checkpoint, LogKey, Publisher};
 use crate::committer::Committer;
 use crate::error::{CloseError, OpenError, ReadError};
+use crate::openings::{Opening, OpeningPosition};
 use crate::priority::yield_to_shards;
 use crate::queue::{Appender, Waker};
 use crate::receipts::{self, Busy, Receipts, WaitSender};
@@ -29,6 +30,10 @@ pub struct LogConfig {
     pub origin: String,
     /// Leaves that each shard's ring holds. What the log is behind by when it stalls, before requests are refused.
     pub queue_capacity: usize,
+    /// Bytes of openings that each appender's ring holds, 64 for each opening among them. Also bounds one opening.
+    pub opening_ring_bytes: usize,
+    /// A new segment file of openings is begun after so many bytes; segments are deleted whole.
+    pub opening_segment_bytes: u64,
     /// Leaves in one commit at most.
     pub max_group: usize,
     /// Checkpoints are at least this far apart, so an entry has one at most this long, and the time it takes to
@@ -65,6 +70,8 @@ impl LogConfig {
             dir: dir.into(),
             origin: origin.into(),
             queue_capacity: 65_536,
+            opening_ring_bytes: 4 << 20,
+            opening_segment_bytes: 64 << 20,
             max_group: 4096,
             checkpoint_interval: Duration::from_millis(100),
             cache_bytes: 16 << 20,
@@ -77,7 +84,7 @@ impl LogConfig {
 
     /// Upper bound of what the log holds in memory with so many appenders, bytes.
     pub fn memory_bytes(&self, appenders: usize) -> u64 {
-        let rings = appenders * self.queue_capacity * slot::LEN;
+        let rings = appenders * (self.queue_capacity * slot::LEN + self.opening_ring_bytes);
         let group = self.max_group * committer::BYTES_PER_LEAF;
         let waits = self.max_waiting_ids * receipts::BYTES_PER_ID + receipts::CACHE_BYTES;
         self.store_limits().memory_bytes() + (rings + group + waits) as u64
@@ -89,9 +96,11 @@ impl LogConfig {
 
     fn check(&self, key: &LogKey) -> Result<(), OpenError> {
         let limits = [
-            ("queue_capacity", self.queue_capacity, 1 << 24),
-            ("max_group", self.max_group, store::MAX_GROUP),
-            ("max_waiting_ids", self.max_waiting_ids, 1 << 28),
+            ("queue_capacity", self.queue_capacity as u64, 1 << 24),
+            ("opening_ring_bytes", self.opening_ring_bytes as u64, 1 << 32),
+            ("opening_segment_bytes", self.opening_segment_bytes, 1 << 40),
+            ("max_group", self.max_group as u64, store::MAX_GROUP as u64),
+            ("max_waiting_ids", self.max_waiting_ids as u64, 1 << 28),
         ];
         for (setting, value, most) in limits {
             if value == 0 || value > most {
@@ -154,10 +163,8 @@ impl Log {
         ));
         let waker = Arc::new(Waker::default());
         let (appenders, rings) = (0..appenders)
-            .map(|index| {
-                Appender::new(config.queue_capacity, index, Arc::clone(&positions), Arc::clone(&waker))
-            })
-            .unzip();
+            .map(|index| Appender::new(&config, index, Arc::clone(&positions), Arc::clone(&waker)))
+            .unzip::<_, _, Vec<_>, (Vec<_>, Vec<_>)>();
 
         let (grown, has_grown) = bounded(1);
         let (closing, is_closing) = bounded(0);
@@ -214,6 +221,7 @@ impl Log {
         let Some(threads) = self.threads.take() else { return Ok(()) };
         self.handle.shared.closing.store(true, Ordering::Release);
         drop(threads.closing);
+        self.handle.shared.store.openings().close();
         self.waker.wake();
         // Each thread ends when the one before it has: the channels between them close.
         let committed = threads.committer.join();
@@ -341,6 +349,46 @@ impl LogHandle {
     pub fn index_of(&self, id: &RequestId) -> Result<Option<u64>, ReadError> {
         let durable = self.shared.durable().size();
         Ok(self.shared.store.index_of(id)?.filter(|index| *index < durable))
+    }
+
+    /// Openings from a position on, in the order in which they were written, until they make up `max_bytes` or there
+    /// are no more; at least one if there is one. Two leaves of one appender are in the order in which they were
+    /// appended.
+    ///
+    /// The fate of their leaves is settled: each is durable, or was dropped because the log held one for the request, or
+    /// was lost in a crash before it was durable. Who needs to know looks up the leaf by its request and compares its
+    /// hash.
+    ///
+    /// A position before the first segment that is still there reads on from that one.
+    ///
+    /// # Errors
+    /// If no intact opening begins at `from`, or the file system refuses.
+    pub fn openings(&self, from: OpeningPosition, max_bytes: usize) -> Result<Vec<Opening>, ReadError> {
+        self.shared.store.openings().read(from, max_bytes)
+    }
+
+    /// The end of the openings that can be read now.
+    pub fn openings_end(&self) -> OpeningPosition {
+        self.shared.store.openings().end()
+    }
+
+    /// Bytes of openings that are kept on disk.
+    pub fn opening_bytes(&self) -> u64 {
+        self.shared.store.openings().bytes()
+    }
+
+    /// Blocks until there is an opening behind `position`, the log closes, or the time is over; true if there is one.
+    /// Once the log closes it returns at once.
+    pub fn wait_for_openings(&self, position: OpeningPosition, timeout: Duration) -> bool {
+        self.shared.store.openings().wait(position, timeout)
+    }
+
+    /// Deletes the segments of openings that lie wholly before `position`, save the newest, which is written.
+    ///
+    /// # Errors
+    /// If the file system refuses. What could not be deleted is kept, and is deleted by a later call.
+    pub fn release_openings(&self, position: OpeningPosition) -> Result<(), ReadError> {
+        self.shared.store.openings().release(position)
     }
 
     fn with_tree<T>(&self, read: impl FnOnce(&Tree<'_>) -> Result<T, ReadError>) -> Result<T, ReadError> {

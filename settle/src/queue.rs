@@ -1,10 +1,13 @@
-//! The ring from one shard to the committer, and how the committer is woken.
+//! The rings from one shard to the committer, and how the committer is woken.
 //!
 //! Each ring has one producer, owned by a shard's thread, and one consumer, owned by the committer's. A push copies
-//! 296 bytes into memory that was allocated when the log opened. The only system call a shard can make here is the
+//! 296 bytes into memory that was allocated when the log opened; the opening of a leaf, where it has one, goes before it
+//! into a second ring, of bytes. The only system call a shard can make here is the
 //! one that wakes a committer that sleeps.
 
 use crate::LeafBytes;
+use crate::log::LogConfig;
+use crate::opening_record::{Header, MAX_OPENING, record_len};
 use crate::shared::RingPositions;
 use crate::slot::{self, Slot};
 use haca_wire::Digest;
@@ -14,14 +17,19 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
-/// The ring is full. The shard admits no more requests than [`Appender::free`] allows, so it does not see this.
+/// The ring is full. The shard admits no more requests than [`Appender::free`] and, where it has openings,
+/// [`Appender::free_opening_bytes`] allow, so it does not see this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the ring to the settlement log is full; check free() before admitting a batch")]
+#[error(
+    "the ring to the settlement log is full; check free() and free_opening_bytes() before admitting a batch"
+)]
 pub struct Full;
 
 /// A shard's end of its ring to the log. Never blocks and never allocates.
 pub struct Appender {
     ring: Producer<Slot>,
+    /// Records of openings; see [`opening_record`](crate::opening_record).
+    openings: Producer<u8>,
     /// Leaves appended since the log opened.
     appended: u64,
     index: usize,
@@ -31,18 +39,30 @@ pub struct Appender {
 
 impl Appender {
     pub(crate) fn new(
-        capacity: usize,
+        config: &LogConfig,
         index: usize,
         positions: Arc<[RingPositions]>,
         waker: Arc<Waker>,
-    ) -> (Self, Consumer<Slot>) {
-        let (ring, consumer) = RingBuffer::new(capacity);
-        (Self { ring, appended: 0, index, positions, waker }, consumer)
+    ) -> (Self, (Consumer<Slot>, Consumer<u8>)) {
+        let (ring, leaves) = RingBuffer::new(config.queue_capacity);
+        let (openings, opening_bytes) = RingBuffer::new(config.opening_ring_bytes);
+        (Self { ring, openings, appended: 0, index, positions, waker }, (leaves, opening_bytes))
     }
 
     /// Leaves that can be appended now; zero once the log is closed. A shard admits no batch larger than this.
     pub fn free(&mut self) -> usize {
         if self.ring.is_abandoned() { 0 } else { self.ring.slots() }
+    }
+
+    /// Bytes of openings that can be appended now, each counted as [`Appender::opening_cost`] says; zero once the log is
+    /// closed.
+    pub fn free_opening_bytes(&mut self) -> usize {
+        if self.openings.is_abandoned() { 0 } else { self.openings.slots() }
+    }
+
+    /// Bytes of the ring that an opening of `len` bytes takes.
+    pub const fn opening_cost(len: usize) -> usize {
+        record_len(len)
     }
 
     /// Hashes a leaf and hands it to the log. The committer may not notice before [`Appender::wake`].
@@ -65,6 +85,25 @@ impl Appender {
         // Whoever asks for this leaf's receipt after its response has left must see it counted.
         self.positions[self.index].appended.store(self.appended, Ordering::Release);
         Ok(())
+    }
+
+    /// The same for a leaf with its opening, given in parts that are put one behind the other: what is hashed into the
+    /// leaf, and whoever proves the leaf needs. The opening is durable whenever the leaf is.
+    ///
+    /// # Errors
+    /// [`Full`] if there is no room for the leaf or for its opening, or the opening is longer than 16 MiB; neither is
+    /// taken.
+    pub fn append_opened(&mut self, leaf: &LeafBytes, hash: &Digest, opening: &[&[u8]]) -> Result<(), Full> {
+        let len = opening.iter().fold(0, |len: usize, part| len.saturating_add(part.len()));
+        if len > MAX_OPENING || self.openings.slots() < record_len(len) || self.ring.is_full() {
+            return Err(Full);
+        }
+        // Piece by piece: the committer reads no further than the leaf it has taken allows.
+        let header = Header::new(self.appended, leaf, hash, len as u32, opening);
+        for part in [&header.0[..]].iter().chain(opening) {
+            self.openings.push_entire_slice(part).expect("the room was seen, and nobody else takes it");
+        }
+        self.append_hashed(leaf, hash)
     }
 
     /// Wakes the committer if it sleeps; called once after the leaves of a batch. One fence and one load if not.

@@ -70,7 +70,7 @@ pub(crate) fn recover(config: &LogConfig, key: &LogKey) -> Result<Recovered, Ope
         Audit::Tail => size.saturating_sub(AUDIT_TAIL),
     };
     audit(dir, &store, &tree, first, size)?;
-    store.cut().map_err(store_error(dir))?;
+    store.cut().map_err(damaged(dir))?;
     let group = store.next_group().map_err(store_error(dir))?;
     let checkpoint = checkpoints.into_iter().next_back();
     Ok(Recovered { lock, store, edge, group, files, checkpoint })
@@ -123,7 +123,7 @@ fn open_store(dir: &Path, limits: &StoreLimits) -> Result<(Store, Edge), Unopene
     Store::open(&path, limits).map_err(Unopened::Store)
 }
 
-fn sync_dir(dir: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
@@ -194,6 +194,7 @@ fn damaged(dir: &Path) -> impl Fn(ReadError) -> OpenError {
     let dir = dir.to_owned();
     move |error| match error {
         ReadError::Store(source) => OpenError::Store { dir: dir.join(STORE), source },
+        ReadError::Openings { path, source } => OpenError::Io { path, source },
         missing => OpenError::Damaged { dir: dir.clone(), what: missing.to_string() },
     }
 }

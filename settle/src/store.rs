@@ -1,4 +1,4 @@
-//! The store under the log: the file of leaves, and what follows from them, in memory and in runs.
+//! The store under the log: the file of leaves, what follows from them, in memory and in runs, and their openings.
 //!
 //! The leaves are the log. Where each request's leaf is and the tiles of the tree follow from them: of the last leaves
 //! they are in memory, of the others in [`runs`](crate::runs) or in the file of leaves itself, which holds the leaf
@@ -13,6 +13,7 @@ use crate::id_filter::IdFilter;
 use crate::id_hash::{IdHash, IdSecret};
 use crate::ids::{Claims, Ids};
 use crate::leaf_file::LeafFile;
+use crate::openings::Openings;
 use crate::recent_tiles::{self, RecentTiles};
 use crate::runs::{Covered, MAX_RUN, Run, Runs};
 use crate::tree::{CompleteTile, Edge, TILE_WIDTH};
@@ -58,6 +59,7 @@ pub(crate) struct Store {
     tiles: RecentTiles,
     ids: Ids,
     runs: Runs,
+    openings: Openings,
     run_length: usize,
     max_group: usize,
 }
@@ -65,10 +67,11 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the store, or creates it, and reads the leaves that no run accounts for; returns the tree too.
     ///
-    /// What is behind the last whole leaf stays there until [`Store::cut`].
+    /// What is behind the last whole leaf, and behind the last whole opening, stays there until [`Store::cut`].
     pub(crate) fn open(dir: &Path, limits: &StoreLimits) -> Result<(Self, Edge), ReadError> {
         let leaves = LeafFile::open(&dir.join(LEAVES))?;
         let runs = Runs::open(&dir.join(RUNS), limits.cache_bytes)?;
+        let openings = Openings::open(&dir.join(OPENINGS))?;
         let Covered { leaves: covered, secret } = match runs.covered()? {
             Some(covered) => covered,
             None => Covered { leaves: 0, secret: draw_secret()? },
@@ -89,6 +92,7 @@ impl Store {
             tiles: RecentTiles::default(),
             ids,
             runs,
+            openings,
             run_length,
             max_group: limits.max_group,
         };
@@ -129,9 +133,15 @@ impl Store {
         }
     }
 
-    /// Cuts off what a torn group left behind the last leaf.
-    pub(crate) fn cut(&self) -> Result<(), StoreError> {
-        self.leaves.cut()
+    /// Cuts off what a torn group left behind the last leaf and the last opening.
+    pub(crate) fn cut(&self) -> Result<(), ReadError> {
+        self.openings.cut()?;
+        Ok(self.leaves.cut()?)
+    }
+
+    /// The openings of leaves.
+    pub(crate) fn openings(&self) -> &Openings {
+        &self.openings
     }
 
     /// An empty group to follow the last leaf.
@@ -237,7 +247,7 @@ impl Store {
 
     /// Bytes on disk.
     pub(crate) fn disk_bytes(&self) -> Result<u64, ReadError> {
-        Ok(self.leaves.bytes().unwrap_or(0) + self.runs.disk_bytes()?)
+        Ok(self.leaves.bytes().unwrap_or(0) + self.runs.disk_bytes()? + self.openings.bytes())
     }
 }
 
@@ -252,6 +262,7 @@ fn draw_secret() -> Result<IdSecret, StoreError> {
 
 const LEAVES: &str = "leaves";
 const RUNS: &str = "runs";
+const OPENINGS: &str = "openings";
 /// Leaves in one commit at most, whatever is configured.
 pub(crate) const MAX_GROUP: usize = 1 << 16;
 /// What a power cut can leave behind the last whole leaf: a group, and zeros up to the end of its block. Where more

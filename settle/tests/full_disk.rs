@@ -5,7 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use haca_settle::{Audit, CloseError, Log, LogConfig, LogKey};
+use haca_settle::{Appender, Audit, CloseError, Log, LogConfig, LogKey, OpeningPosition};
+use haca_wire::merkle::leaf_hash;
 use haca_wire::vocabulary::LogOutcome;
 use haca_wire::{Leaf, RequestId, Stage};
 use std::fs::File;
@@ -29,6 +30,16 @@ fn id(number: u64) -> RequestId {
     id[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
     id[8..].copy_from_slice(&number.to_be_bytes());
     RequestId(id)
+}
+
+/// So many bytes that leaves and openings take turns in filling the disk.
+fn opening(number: u64) -> Vec<u8> {
+    vec![number as u8; number as usize % 700]
+}
+
+fn append(appender: &mut Appender, number: u64) {
+    let leaf = leaf(number);
+    appender.append_opened(&leaf, &leaf_hash(&leaf), &[&opening(number)]).unwrap();
 }
 
 #[test]
@@ -62,6 +73,7 @@ fn on_a_small_disk() {
     let config = LogConfig {
         queue_capacity: 1024,
         close_patience: Duration::from_millis(100),
+        opening_segment_bytes: 1 << 20,
         // So that runs are written meanwhile.
         max_group: 256,
         id_bytes: 0,
@@ -78,7 +90,7 @@ fn on_a_small_disk() {
         // Until the log stalls and the ring is full: from here on a node refuses requests.
         while !(handle.status().stalled && appender.free() == 0) {
             if appender.free() > 0 {
-                appender.append(&leaf(next)).unwrap();
+                append(appender, next);
                 next += 1;
             }
             appender.wake();
@@ -100,7 +112,7 @@ fn on_a_small_disk() {
     }
     let ballast = disk.join("ballast");
     fill_up_to(&ballast, 0);
-    (next..next + 1000).for_each(|number| appender.append(&leaf(number)).unwrap());
+    (next..next + 1000).for_each(|number| append(appender, number));
     let unsettled = log.close().unwrap_err();
     assert!(matches!(unsettled, CloseError::Unsettled { unsettled: 1000, .. }), "{unsettled}");
 
@@ -108,9 +120,12 @@ fn on_a_small_disk() {
     let (log, _) = Log::open(LogConfig { audit: Audit::Whole, ..config }, key(), 0).unwrap();
     // What was never called durable may have come all the same.
     assert!((next..=next + 1000).contains(&log.handle().status().tree_size));
-    for number in 0..next {
+    let openings = log.handle().openings(OpeningPosition::default(), usize::MAX).unwrap();
+    for (number, found) in (0..next).zip(&openings) {
         assert_eq!(log.handle().leaf(number).unwrap(), Some(leaf(number)));
+        assert_eq!((found.leaf_hash, &found.bytes), (leaf_hash(&leaf(number)), &opening(number)));
     }
+    assert!(openings.len() as u64 >= next);
 }
 
 /// Takes what room there is, but for so many bytes.

@@ -1,4 +1,5 @@
-//! kill -9 at random moments: what was called durable is there afterwards, once, and no checkpoint is contradicted.
+//! kill -9 at random moments: what was called durable is there afterwards, once, with its opening, and no checkpoint is
+//! contradicted.
 //!
 //! The test starts its own binary as the victim. The victim appends without end and prints what it was told; the
 //! test kills it, opens the log, compares, and starts the next victim on the same folder.
@@ -7,10 +8,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use haca_settle::{Audit, Log, LogConfig, LogHandle, LogKey};
-use haca_wire::merkle::is_consistent;
+use haca_settle::{Appender, Audit, Log, LogConfig, LogHandle, LogKey, OpeningPosition};
+use haca_wire::merkle::{is_consistent, leaf_hash};
 use haca_wire::{Digest, Leaf, RequestId, Stage};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -28,6 +29,7 @@ fn open(dir: &Path, audit: Audit, appenders: usize) -> (Log, Vec<haca_settle::Ap
         // Small, so that runs are written and merged within the test.
         id_bytes: 0,
         max_group: 256,
+        opening_segment_bytes: 64 << 10,
         audit,
         ..LogConfig::new(dir, ORIGIN)
     };
@@ -47,6 +49,19 @@ fn id(number: u64) -> RequestId {
     RequestId(id)
 }
 
+/// Every third leaf has none.
+fn opening(number: u64) -> Option<Vec<u8>> {
+    (!number.is_multiple_of(3)).then(|| vec![number as u8; number as usize % 200])
+}
+
+fn append(appender: &mut Appender, number: u64) {
+    let leaf = leaf(number);
+    match opening(number) {
+        Some(opening) => appender.append_opened(&leaf, &leaf_hash(&leaf), &[&opening]).unwrap(),
+        None => appender.append(&leaf).unwrap(),
+    }
+}
+
 /// Not a test of its own: the process that is killed.
 #[test]
 fn victim() {
@@ -62,7 +77,7 @@ fn victim() {
         while appender.free() < ids.len() {
             std::thread::yield_now();
         }
-        (range.0..range.1).for_each(|number| appender.append(&leaf(number)).unwrap());
+        (range.0..range.1).for_each(|number| append(appender, number));
         appender.wake();
         number = range.1;
         let asker = handle.clone();
@@ -126,12 +141,19 @@ impl Said {
     fn check(&self, handle: &LogHandle) {
         let newest = handle.status().tree_size;
         let root = handle.root(newest).unwrap();
+        let openings: HashMap<_, _> = handle
+            .openings(OpeningPosition::default(), usize::MAX)
+            .unwrap()
+            .into_iter()
+            .map(|opening| (opening.leaf_hash, opening.bytes))
+            .collect();
         let mut places = HashSet::new();
         for number in &self.durable {
             let index = handle.index_of(&id(*number)).unwrap();
             let index = index.unwrap_or_else(|| panic!("{number} was durable and is gone"));
             assert_eq!(handle.leaf(index).unwrap(), Some(leaf(*number)));
             assert!(places.insert(index), "two at {index}");
+            assert_eq!(openings.get(&leaf_hash(&leaf(*number))), opening(*number).as_ref(), "{number}");
         }
         for (size, old) in &self.checkpoints {
             assert!(*size <= newest, "a checkpoint of {size} was published, the log has {newest}");
