@@ -20,8 +20,8 @@
 //!
 //! A folder holds the log: `FORMAT` (format version and key), `lock`, `store/leaves` (the log itself), `store/runs` (the
 //! LSM store of what follows from it), `store/openings` (segments of openings, each named after the position of its first
-//! byte; not there before the first opening), `checkpoint` (the newest checkpoint, apart from the store so that it cannot be
-//! lost with it) and `checkpoints` (older ones).
+//! byte; not there before the first opening), `checkpoint` (the newest checkpoint, apart from the store so that it cannot
+//! be lost with it) and `checkpoints` (older ones).
 //!
 //! | module | holds |
 //! |---|---|

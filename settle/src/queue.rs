@@ -2,8 +2,8 @@
 //!
 //! Each ring has one producer, owned by a shard's thread, and one consumer, owned by the committer's. A push copies
 //! 296 bytes into memory that was allocated when the log opened; the opening of a leaf, where it has one, goes before it
-//! into a second ring, of bytes. The only system call a shard can make here is the
-//! one that wakes a committer that sleeps.
+//! into a second ring, of bytes. The only system call a shard can make here is the one that wakes a committer that
+//! sleeps.
 
 use crate::LeafBytes;
 use crate::log::LogConfig;
