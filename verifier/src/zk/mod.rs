@@ -16,6 +16,7 @@ mod membership;
 mod multiscalar;
 mod proof;
 mod prover;
+mod proving;
 mod r1cs;
 #[cfg(any(test, feature = "zk-reference"))]
 pub mod reference;
@@ -27,8 +28,8 @@ pub use circuit::{Binding, CIRCUIT_VERSION, Circuit, Cost, Statement, StatementE
 pub use key::{KeyError, Origin, Setup, VerifyingKey};
 pub use proof::{Malformed, Proof, scalars_from_bytes};
 pub use prover::{Prover, ProverError};
+pub use proving::{NotAProvingKey, ProvingKey};
 pub use r1cs::ConstraintSystem;
-pub use setup::ProvingKey;
 pub use verify::{Claim, Refused, Unreadable};
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use super::curve::{G1, G2};
 use super::fourier::Domain;
 use super::multiscalar::sum_of_products;
 use super::proof::Proof;
+use super::proving::ProvingKey;
 use super::r1cs::{Broken, ConstraintSystem};
-use super::setup::ProvingKey;
 
 /// Why there is no prover, or no proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -46,20 +46,19 @@ impl Prover {
         let domain = Domain::new(system.constraints()).ok_or(ProverError::OtherCircuit)?;
         let left = system.a.variables(system.variables());
         let right = system.b.variables(system.variables());
-        let parameters = &key.parameters;
-        let fits = key.verifying_key.origin().circuit == system.digest()
-            && parameters.h.len() == domain.size() - 1
-            && parameters.vk.ic.len() == system.public()
-            && parameters.l.len() == system.variables() - system.public()
-            && parameters.a.len() == left.len()
-            && parameters.b_g1.len() == right.len()
-            && parameters.b_g2.len() == right.len();
+        let fits = key.verifying_key().origin().circuit == system.digest()
+            && key.verifying_key().inputs() + 1 == system.public()
+            && key.h().len() == domain.size() - 1
+            && key.l().len() == system.variables() - system.public()
+            && key.a().len() == left.len()
+            && key.b_g1().len() == right.len()
+            && key.b_g2().len() == right.len();
         if fits { Ok(Prover { system, key, domain, left, right }) } else { Err(ProverError::OtherCircuit) }
     }
 
     /// The key that its proofs are checked against.
     pub fn verifying_key(&self) -> &super::VerifyingKey {
-        &self.key.verifying_key
+        self.key.verifying_key()
     }
 
     /// The system that is proven.
@@ -67,10 +66,18 @@ impl Prover {
         &self.system
     }
 
-    /// The points that proofs are made of.
+    /// A copy of the points that proofs are made of, as bellman has them.
     #[cfg(any(test, feature = "zk-reference"))]
-    pub fn parameters(&self) -> &groth16::Parameters<blstrs::Bls12> {
-        &self.key.parameters
+    pub fn parameters(&self) -> groth16::Parameters<blstrs::Bls12> {
+        let key = &self.key;
+        groth16::Parameters {
+            vk: key.verifying_key().points.clone(),
+            h: Arc::new(key.h().to_vec()),
+            l: Arc::new(key.l().to_vec()),
+            a: Arc::new(key.a().to_vec()),
+            b_g1: Arc::new(key.b_g1().to_vec()),
+            b_g2: Arc::new(key.b_g2().to_vec()),
+        }
     }
 
     /// Proves that the assignment (the constant one, the public inputs, the private variables) solves the system. The
@@ -89,19 +96,18 @@ impl Prover {
         let Prover { system, key, domain, left, right } = self;
         let sides = system.sides(assignment).map_err(|Broken(row)| ProverError::Unsatisfied(row))?;
         let quotient = domain.quotient(sides.a, sides.b, sides.c);
-        let parameters = &key.parameters;
         let among = |variables: &[u32]| -> Vec<Scalar> {
             variables.iter().map(|variable| assignment[*variable as usize]).collect()
         };
         let (left, right) = (among(left), among(right));
-        let h = sum_of_products::<G1>(&parameters.h, &quotient);
-        let l = sum_of_products::<G1>(&parameters.l, &assignment[system.public()..]);
-        let a = sum_of_products::<G1>(&parameters.a, &left);
-        let b = sum_of_products::<G1>(&parameters.b_g1, &right);
-        let b_g2 = sum_of_products::<G2>(&parameters.b_g2, &right);
+        let h = sum_of_products::<G1>(key.h(), &quotient);
+        let l = sum_of_products::<G1>(key.l(), &assignment[system.public()..]);
+        let a = sum_of_products::<G1>(key.a(), &left);
+        let b = sum_of_products::<G1>(key.b_g1(), &right);
+        let b_g2 = sum_of_products::<G2>(key.b_g2(), &right);
 
         let (r, s) = (Scalar::random(&mut *random), Scalar::random(&mut *random));
-        let points = &parameters.vk;
+        let points = &key.verifying_key().points;
         let a = a + points.alpha_g1 + points.delta_g1 * r;
         let b = b + points.beta_g1 + points.delta_g1 * s;
         let b_g2 = b_g2 + points.beta_g2 + points.delta_g2 * s;

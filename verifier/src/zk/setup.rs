@@ -4,10 +4,8 @@
 //! generators by known scalars, so they come from tables of the generators' multiples: one table in each group, digits
 //! of ten bits with a sign, one mixed addition for each digit.
 
-use std::sync::Arc;
-
 use bellman::groth16;
-use blstrs::{Bls12, Scalar};
+use blstrs::Scalar;
 use ff::Field;
 use group::Group;
 use group::prime::PrimeCurveAffine;
@@ -15,9 +13,11 @@ use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
 use thiserror::Error;
 
+use super::circuit::CIRCUIT_VERSION;
 use super::curve::{Curve, G1, G2};
 use super::fourier::Domain;
 use super::key::{Origin, Setup, VerifyingKey};
+use super::proving::{Lists, ProvingKey};
 use super::r1cs::ConstraintSystem;
 
 /// Why a system has no parameters.
@@ -29,20 +29,6 @@ pub enum SetupError {
     /// A private variable in no constraint: the system is wrong.
     #[error("variable {0} occurs in no constraint")]
     Unconstrained(usize),
-}
-
-/// What proofs of one system are made with.
-#[derive(Clone)]
-pub struct ProvingKey {
-    pub(super) parameters: groth16::Parameters<Bls12>,
-    pub(super) verifying_key: VerifyingKey,
-}
-
-impl ProvingKey {
-    /// The key its proofs are checked against.
-    pub fn verifying_key(&self) -> &VerifyingKey {
-        &self.verifying_key
-    }
 }
 
 /// Makes parameters with secrets from `random`, which are dropped.
@@ -101,16 +87,20 @@ pub fn development(
         delta_g2: table_g2.multiply(&[delta])[0],
         ic: table.multiply(public),
     };
-    let origin = Origin { setup: Setup::Development, model, circuit: system.digest() };
-    let parameters = groth16::Parameters {
-        vk: verifying_key.clone(),
-        h: Arc::new(table.multiply(&quotient)),
-        l: Arc::new(table.multiply(&private)),
-        a: Arc::new(table.multiply(&occurring(&a))),
-        b_g1: Arc::new(table.multiply(&b)),
-        b_g2: Arc::new(table_g2.multiply(&b)),
+    let origin = Origin {
+        setup: Setup::Development,
+        model,
+        circuit_version: CIRCUIT_VERSION,
+        circuit: system.digest(),
     };
-    Ok(ProvingKey { parameters, verifying_key: VerifyingKey::new(verifying_key, origin) })
+    let lists = Lists {
+        h: table.multiply(&quotient),
+        l: table.multiply(&private),
+        a: table.multiply(&occurring(&a)),
+        b_g1: table.multiply(&b),
+        b_g2: table_g2.multiply(&b),
+    };
+    Ok(ProvingKey::new(VerifyingKey::new(verifying_key, origin), lists))
 }
 
 /// Bits of a digit. A table for G1 of 26 · 512 points has 1.3 MB, which the second-level cache holds.

@@ -9,6 +9,7 @@ use rand_core::OsRng;
 
 use super::reference::{Assigned, chain};
 use super::*;
+use crate::Policy;
 
 struct Fixture {
     system: Arc<ConstraintSystem>,
@@ -44,7 +45,7 @@ fn proofs_hold_here_and_by_bellman_and_bellmans_proofs_hold_here() {
     let parameters =
         groth16::generate_random_parameters::<blstrs::Bls12, _, _>(assigned, &mut OsRng).unwrap();
     let theirs = groth16::create_random_proof(assigned, &parameters, &mut OsRng).unwrap();
-    let under_ours = groth16::create_random_proof(assigned, prover.parameters(), &mut OsRng).unwrap();
+    let under_ours = groth16::create_random_proof(assigned, &prover.parameters(), &mut OsRng).unwrap();
     let claim = Claim { proof: Proof(under_ours), inputs: vec![assignment[1]] };
     assert_eq!(key.verify(&[claim]), Ok(()));
     let key = VerifyingKey::new(parameters.vk, *key.origin());
@@ -147,25 +148,27 @@ fn keys_round_trip_and_inconsistent_ones_are_refused() {
     assert_eq!((read.id(), read.origin(), read.inputs()), (key.id(), key.origin(), 1));
     assert_eq!(read.verify(&[FIXTURE.claim()]), Ok(()));
     assert_eq!(read.origin().setup, Setup::Development);
+    assert_eq!(read.check_policy(Policy::DEVELOPMENT), Ok(()));
+    assert_eq!(read.check_policy(Policy::PRODUCTION), Err(KeyError::Development));
 
     let mut equal = bytes.clone();
-    equal.copy_within(416..512, 272);
+    equal.copy_within(452..548, 308);
     assert_eq!(VerifyingKey::from_bytes(&equal).err(), Some(KeyError::Inconsistent("γ and δ are equal")));
     let mut other = bytes.clone();
-    other.copy_within(80..128, 128);
+    other.copy_within(116..164, 164);
     assert_eq!(
         VerifyingKey::from_bytes(&other).err(),
         Some(KeyError::Inconsistent("β differs in G1 and G2"))
     );
     let mut other = bytes.clone();
-    other.copy_within(80..128, 368);
+    other.copy_within(116..164, 404);
     assert_eq!(
         VerifyingKey::from_bytes(&other).err(),
         Some(KeyError::Inconsistent("δ differs in G1 and G2"))
     );
     let mut version = bytes.clone();
-    version[8] = 2;
-    assert_eq!(VerifyingKey::from_bytes(&version).err(), Some(KeyError::Version(2)));
+    version[8] = 1;
+    assert_eq!(VerifyingKey::from_bytes(&version).err(), Some(KeyError::Version(1)));
     let mut longer = bytes;
     longer.push(0);
     assert!(matches!(VerifyingKey::from_bytes(&longer), Err(KeyError::Damaged(_))));
@@ -233,7 +236,7 @@ proptest! {
         if let Ok(key) = VerifyingKey::from_bytes(&bytes) {
             prop_assert_ne!(key.id(), FIXTURE.prover.verifying_key().id());
             // A change of what the key was made for leaves its points alone, and is seen by the id.
-            if bytes[80..] != original[80..] {
+            if bytes[116..] != original[116..] {
                 prop_assert!(key.verify(&[FIXTURE.claim()]).is_err());
             }
         }

@@ -227,8 +227,27 @@ fn a_key_is_made_once_and_a_damaged_one_is_refused() {
         std::fs::write(&path, damage).unwrap();
         assert!(matches!(cache.load_or_make(&circuit), Err(CacheError::Damaged { .. })));
     }
-    let mut flipped = good;
+    let mut flipped = good.clone();
     flipped[2000] ^= 1;
     std::fs::write(&path, flipped).unwrap();
     assert!(matches!(cache.load_or_make(&circuit), Err(CacheError::Damaged { .. })));
+    // Whole again, and checked anew.
+    std::fs::write(&path, good).unwrap();
+    assert_eq!(made.verifying_key().id(), cache.load(&circuit).unwrap().unwrap().verifying_key().id());
+}
+
+#[test]
+fn a_mapped_key_proves_and_outlives_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = KeyCache::new(folder.path());
+    let (model, rows) = golden("dense").next().unwrap();
+    let circuit = Circuit::new(Arc::clone(&model)).unwrap();
+    let path = cache.keep(cache.load_or_make(&circuit).as_ref().unwrap()).unwrap();
+    let mapped = cache.load(&circuit).unwrap().unwrap();
+    std::fs::remove_file(path).unwrap();
+    let prover = Prover::new(Arc::clone(circuit.system()), mapped).unwrap();
+    let mut executor = Executor::new(model, 1);
+    executor.stage(0, Dtype::F32, &rows[0]).unwrap();
+    let witness = circuit.witness(&executor.staged(0), &binding());
+    prover.prove(&witness.assignment, &mut OsRng).unwrap();
 }
