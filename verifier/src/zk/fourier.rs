@@ -48,7 +48,7 @@ impl Domain {
     }
 
     /// The primitive root of unity of order `2^log`.
-    fn root(log: u32) -> Scalar {
+    pub(super) fn root(log: u32) -> Scalar {
         (log..Scalar::S).fold(Scalar::ROOT_OF_UNITY, |root, _| root.square())
     }
 

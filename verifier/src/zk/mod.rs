@@ -5,6 +5,7 @@
 //! must be trusted.
 
 pub mod cache;
+pub mod ceremony;
 mod circuit;
 mod curve;
 pub mod export;

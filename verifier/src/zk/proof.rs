@@ -81,7 +81,7 @@ impl Proof {
 }
 
 /// A compressed point that is on the curve and not the identity.
-fn on_curve<C: Curve>(bytes: &[u8], name: char) -> Result<C::Affine, Malformed> {
+pub(super) fn on_curve<C: Curve>(bytes: &[u8], name: char) -> Result<C::Affine, Malformed> {
     let point = C::uncompress(bytes).ok_or(Malformed::NotOnCurve(name))?;
     if bool::from(point.is_identity()) { Err(Malformed::Identity(name)) } else { Ok(point) }
 }

@@ -105,6 +105,17 @@ impl Matrix {
         sums
     }
 
+    /// Of each variable, the rows it occurs in with its coefficients there.
+    pub(crate) fn columns(&self, variables: usize) -> Vec<Vec<(u32, Scalar)>> {
+        let mut columns = vec![Vec::new(); variables];
+        for row in 0..self.rows() {
+            for (variable, coefficient) in self.row(row) {
+                columns[variable].push((row as u32, *coefficient));
+            }
+        }
+        columns
+    }
+
     /// The variables that occur, in order.
     pub(crate) fn variables(&self, count: usize) -> Vec<u32> {
         let mut occurs = vec![false; count];

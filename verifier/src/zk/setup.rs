@@ -40,21 +40,27 @@ pub fn development(
     model: [u8; 32],
     random: &mut (impl RngCore + CryptoRng),
 ) -> Result<ProvingKey, SetupError> {
-    let domain = Domain::new(system.constraints()).ok_or(SetupError::TooLarge(system.constraints()))?;
     let mut draw = || loop {
         let secret = Scalar::random(&mut *random);
         if !bool::from(secret.is_zero()) && secret != Scalar::ONE {
             break secret;
         }
     };
-    let (alpha, beta, delta) = (draw(), draw(), draw());
-    let (tau, lagrange) = loop {
-        let tau = draw();
-        if let Some(lagrange) = domain.lagrange(tau) {
-            break (tau, lagrange);
-        }
-    };
-    let inverse_delta = delta.invert().into_option().expect("drawn so as not to be zero");
+    with_secrets(system, model, [draw(), draw(), draw(), draw()])
+}
+
+/// Makes parameters with these τ, α, β and δ.
+///
+/// # Panics
+/// If δ is zero, or τ in the domain of the system, which of random ones none is.
+pub(super) fn with_secrets(
+    system: &ConstraintSystem,
+    model: [u8; 32],
+    [tau, alpha, beta, delta]: [Scalar; 4],
+) -> Result<ProvingKey, SetupError> {
+    let domain = Domain::new(system.constraints()).ok_or(SetupError::TooLarge(system.constraints()))?;
+    let lagrange = domain.lagrange(tau).expect("one of 2^32 in 2^255 is in a domain");
+    let inverse_delta = delta.invert().into_option().expect("δ is not zero");
 
     let variables = system.variables();
     let [a, b, c] =

@@ -153,14 +153,14 @@ impl VerifyingKey {
 }
 
 /// Powers that nobody could foresee.
-fn draw(count: usize) -> Vec<u128> {
+pub(super) fn draw(count: usize) -> Vec<u128> {
     let mut bytes = vec![0; 16 * count];
     OsRng.fill_bytes(&mut bytes);
     // A power of zero would leave its proof out.
     bytes.as_chunks::<16>().0.iter().map(|&bytes| u128::from_le_bytes(bytes).max(1)).collect()
 }
 
-fn scalar(power: u128) -> Scalar {
+pub(super) fn scalar(power: u128) -> Scalar {
     let mut bytes = [0; 32];
     bytes[..16].copy_from_slice(&power.to_le_bytes());
     Scalar::from_bytes_le(&bytes).into_option().expect("128 bits are below the group's order")

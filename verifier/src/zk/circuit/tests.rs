@@ -9,6 +9,7 @@ use haca_kernels::{Dtype, Executor, npy};
 use haca_wire::Leaf;
 use proptest::prelude::*;
 use rand_core::OsRng;
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::zk::cache::{CacheError, KeyCache};
@@ -226,6 +227,14 @@ fn a_key_is_made_once_and_a_damaged_one_is_refused() {
     for damage in [&good[..good.len() - 1], &good[..10], &[good.clone(), vec![0]].concat()] {
         std::fs::write(&path, damage).unwrap();
         assert!(matches!(cache.load_or_make(&circuit), Err(CacheError::Damaged { .. })));
+    }
+    // Magic, version, lengths, the machine's generator, the verification key: each under a hash that holds.
+    for at in [0, 8, 12, 16, 22, 23, 24, 48, 56, 152, 160] {
+        let mut changed = good[..good.len() - 32].to_vec();
+        changed[at] ^= 0x81;
+        changed.extend_from_slice(&Sha256::digest(&changed));
+        std::fs::write(&path, changed).unwrap();
+        assert!(matches!(cache.load(&circuit), Err(CacheError::Damaged { .. })), "byte {at}");
     }
     let mut flipped = good.clone();
     flipped[2000] ^= 1;
