@@ -1,5 +1,6 @@
 //! `haca zk`: one file for each of its commands.
 
+mod ceremony;
 mod inspect;
 
 /// What can be done about proofs.
@@ -7,6 +8,9 @@ mod inspect;
 pub(crate) enum Command {
     /// Show what a proof of a compiled model costs
     Inspect(inspect::Args),
+    /// Make the key of a model with many parties, none of whom need be trusted alone
+    #[command(subcommand)]
+    Ceremony(ceremony::Command),
 }
 
 impl Command {
@@ -14,6 +18,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Command::Inspect(args) => args.run(),
+            Command::Ceremony(command) => command.run(),
         }
     }
 }
