@@ -11,6 +11,8 @@ mod exec;
 pub mod import;
 mod model;
 pub mod npy;
+#[cfg(any(test, feature = "random"))]
+pub mod random;
 pub mod spec;
 
 pub use exec::{Backend, Executor, InputError, StreamExecutor};

@@ -1,72 +1,26 @@
 //! All executors agree bit for bit, over random fixed-point graphs, batch sizes and slots.
 
-mod attention;
-mod dense;
-mod images;
-mod recurrent;
 mod streams;
-mod trees;
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::{Backend, Executor};
-use crate::model::graph::{Activation, Dense, Element, Graph, Node, Operator, Tensor, Weights};
+use crate::model::graph::{Activation, Dense, Element, Graph, Node, Operator, Weights};
 use crate::model::{Dtype, Metadata, Model, encode};
-use attention::encoder;
-use dense::stack;
-use images::images;
-use recurrent::{recurrences, widened};
-use trees::{forest, forest_of};
+use crate::random::{Choices, encoder_of, forest_of, images, recurrences_of, row, stack, tensor, widened};
 
-/// A stream of choices from one seed, so that a failing case is one number.
-struct Choices(u64);
-
-impl Choices {
-    fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn between(&mut self, low: i64, high: i64) -> i64 {
-        low + self.below((high - low + 1) as u64) as i64
-    }
+fn forest(choices: &mut Choices) -> Graph {
+    forest_of(choices, 40)
 }
 
-fn tensor(name: &str, len: usize, element: Element, exponent: i32, bounds: (i64, i64)) -> Tensor {
-    let shape = vec![len as u32];
-    let (minimum, maximum) = bounds;
-    Tensor { name: name.into(), shape, element, exponent, exponents: Vec::new(), minimum, maximum }
+fn recurrences(choices: &mut Choices) -> Graph {
+    recurrences_of(choices, [70, 12, 40])
 }
 
-const FULL: (i64, i64) = (-32768, 32767);
-
-fn push(graph: &mut Graph, operator: Operator, inputs: Vec<usize>) {
-    let output = graph.tensors.len() - 1;
-    let name = format!("node {output}");
-    graph.nodes.push(Node { name, source: String::new(), inputs, output, operator });
-}
-
-/// Inputs that reach saturation, ties and, for trees, thresholds exactly.
-fn row(choices: &mut Choices, len: usize, integral: bool) -> Vec<u8> {
-    let value = |choices: &mut Choices| match choices.below(12) {
-        0 => f32::INFINITY,
-        1 => f32::NEG_INFINITY,
-        2 => -0.0,
-        3 => f32::from_bits(choices.next() as u32 & 0x7f7f_ffff),
-        _ if integral => choices.between(-9, 9) as f32,
-        _ => choices.between(-40_000, 40_000) as f32 / 4096.0,
-    };
-    (0..len).flat_map(|_| value(choices).to_le_bytes()).collect()
+fn encoder(choices: &mut Choices) -> Graph {
+    encoder_of(choices, [40, 3, 20])
 }
 
 /// Every backend gives the reference's integers for every row, and a row's do not depend on batch, slot or neighbours.
@@ -175,7 +129,7 @@ proptest! {
         let mut damaged = file.clone();
         for _ in 0..changes {
             let at = choices.below(damaged.len() as u64) as usize;
-            damaged[at] = choices.next() as u8;
+            damaged[at] = choices.bits() as u8;
         }
         if truncate {
             damaged.truncate(choices.below(damaged.len() as u64) as usize);

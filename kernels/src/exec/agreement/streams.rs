@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::recurrent::{recurrences, widened};
-use super::{Choices, FULL, push, row, tensor};
+use super::recurrences;
 use crate::exec::{Backend, Executor, Packed, StreamExecutor};
 use crate::model::graph::{Activation, Affine, Dense, Element, Graph, Operator, Weights};
 use crate::model::{Dtype, Metadata, Model, StreamError, encode};
+use crate::random::{Choices, FULL, push, row, tensor, widened};
 
 /// Recurrent layers of which the last leaves its last step only, and a dense layer on it.
 fn streamed(choices: &mut Choices) -> Graph {
@@ -92,7 +92,7 @@ fn states_beyond_their_bounds_are_brought_to_them() {
     let mut choices = Choices(3);
     let stream = Arc::new(load(&streamed(&mut choices)).stream().unwrap());
     let step = row(&mut choices, stream.model().input_len(), false);
-    let wild: Vec<i32> = stream.initial_states().iter().map(|_| choices.next() as i32).collect();
+    let wild: Vec<i32> = stream.initial_states().iter().map(|_| choices.bits() as i32).collect();
     let bounded: Vec<i32> = wild.iter().zip(stream.bounds()).map(|(&w, &b)| w.clamp(-b, b)).collect();
     for backend in Backend::available() {
         let mut executor = StreamExecutor::with_backend(Arc::clone(&stream), 2, backend);

@@ -4,17 +4,18 @@ use super::{Choices, FULL, push, tensor};
 use crate::model::graph::{Cell, Element, Graph, Operator, Recurrent};
 use crate::spec::activation::one;
 
-/// One or two recurrent layers and a dense one, of both kinds, with sums of both widths.
-pub(super) fn recurrences(choices: &mut Choices) -> Graph {
+/// One or two recurrent layers of both kinds, with sums of both widths, of at most so many steps, features and hidden units.
+pub(crate) fn recurrences_of(choices: &mut Choices, most: [i64; 3]) -> Graph {
     let mut graph = Graph { tensors: Vec::new(), nodes: Vec::new(), input: 0, output: 0 };
-    let steps = choices.between(1, 70) as usize;
-    let mut features = choices.between(1, 12) as usize;
+    let [most_steps, most_features, most_hidden] = most;
+    let steps = choices.between(1, most_steps) as usize;
+    let mut features = choices.between(1, most_features) as usize;
     graph.tensors.push(tensor("x", steps * features, Element::I16, 11, FULL));
     let layers = choices.between(1, 2);
     for layer in 0..layers {
         let input = graph.tensors.len() - 1;
         let cell = [Cell::Lstm, Cell::Gru][choices.below(2) as usize];
-        let hidden = choices.between(1, 40) as usize;
+        let hidden = choices.between(1, most_hidden) as usize;
         let (rows, last_only) = (cell.gates() * hidden, layer + 1 == layers && choices.below(2) == 0);
         let exponent = choices.between(8, 15) as i32;
         let one = one(exponent);
@@ -69,7 +70,7 @@ pub(super) fn recurrences(choices: &mut Choices) -> Graph {
 }
 
 /// Gives the layers weights of all 16 bits, whose sums need more than 32 bits.
-pub(super) fn widened(graph: &mut Graph, choices: &mut Choices) {
+pub(crate) fn widened(graph: &mut Graph, choices: &mut Choices) {
     for node in &mut graph.nodes {
         let (input, output) = (graph.tensors[node.inputs[0]].exponent, graph.tensors[node.output].exponent);
         let Operator::Recurrent(layer) = &mut node.operator else { continue };

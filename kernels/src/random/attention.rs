@@ -6,11 +6,11 @@ use crate::spec::activation::one;
 use crate::spec::curve::gelu_least;
 use crate::spec::layer_norm::NORMALIZED_EXPONENT;
 
-/// Attention of some heads over some positions, with a layer normalisation or GELU before and after.
-pub(super) fn encoder(choices: &mut Choices) -> Graph {
+/// Attention over at most so many positions, of heads and elements of a head, with a layer normalisation or GELU before and
+/// after.
+pub(crate) fn encoder_of(choices: &mut Choices, most: [i64; 3]) -> Graph {
     let mut graph = Graph { tensors: Vec::new(), nodes: Vec::new(), input: 0, output: 0 };
-    let (positions, heads, width) =
-        (choices.between(1, 40) as usize, choices.between(1, 3) as usize, choices.between(1, 20) as usize);
+    let [positions, heads, width] = most.map(|most| choices.between(1, most) as usize);
     let model = heads * width;
     let bound = [1000, 8000, 32767][choices.below(3) as usize];
     graph.tensors.push(tensor("x", positions * model, Element::I16, 12, (-bound, bound)));

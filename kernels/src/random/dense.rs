@@ -6,7 +6,7 @@ use crate::spec::activation::one;
 
 /// A stack of dense layers with every activation, weight width and accumulator width, with an affine layer and a
 /// residual sum between.
-pub(super) fn stack(choices: &mut Choices) -> Graph {
+pub(crate) fn stack(choices: &mut Choices) -> Graph {
     let mut graph = Graph { tensors: Vec::new(), nodes: Vec::new(), input: 0, output: 0 };
     let len = choices.between(1, 70) as usize;
     graph.tensors.push(tensor("x", len, Element::I16, 12, FULL));
@@ -68,7 +68,7 @@ fn between(choices: &mut Choices, graph: &mut Graph) {
         0 => {
             graph.tensors.push(tensor("affine", len, Element::I16, 12, FULL));
             let affine = Affine {
-                multipliers: (0..len).map(|_| choices.next() as i32 >> 8).collect(),
+                multipliers: (0..len).map(|_| choices.bits() as i32 >> 8).collect(),
                 offsets: (0..len).map(|_| choices.between(-1 << 30, 1 << 30)).collect(),
                 shifts: (0..len).map(|_| choices.below(40) as u8).collect(),
             };

@@ -3,13 +3,9 @@
 use super::{Choices, push, tensor};
 use crate::model::graph::{Element, Finish, Graph, Operator, Trees};
 
-/// Trees of all shapes, from single leaves to chains, with few features so that thresholds meet inputs.
-pub(super) fn forest(choices: &mut Choices) -> Graph {
-    forest_of(choices, 40)
-}
-
-/// Trees of at most so many branches: small ones are compared as bits, large ones walked.
-pub(super) fn forest_of(choices: &mut Choices, largest: i64) -> Graph {
+/// Trees of all shapes, from single leaves to chains of so many branches, with few features so that thresholds meet inputs.
+/// Small ones are compared as bits, large ones walked.
+pub(crate) fn forest_of(choices: &mut Choices, largest: i64) -> Graph {
     let features = choices.between(1, 12) as usize;
     let targets = choices.between(1, 3) as usize;
     let finish = match (targets, choices.below(5)) {
@@ -38,7 +34,7 @@ pub(super) fn forest_of(choices: &mut Choices, largest: i64) -> Graph {
         let mut leaf = |choices: &mut Choices| {
             for _ in 0..choices.below(3) {
                 trees.entry_targets.push(choices.below(targets as u64) as u16);
-                trees.entry_values.push(choices.next() as i32);
+                trees.entry_values.push(choices.bits() as i32);
             }
             trees.leaf_entries.push(trees.entry_values.len() as u32);
             !(trees.leaf_entries.len() as i32 - 2)

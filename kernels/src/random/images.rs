@@ -7,7 +7,7 @@ use crate::model::graph::{
 use crate::spec::activation::one;
 
 /// Some layers over an image that the last one leaves.
-pub(super) fn images(choices: &mut Choices) -> Graph {
+pub(crate) fn images(choices: &mut Choices) -> Graph {
     let mut graph = Graph { tensors: Vec::new(), nodes: Vec::new(), input: 0, output: 0 };
     let mut image = [choices.between(1, 12) as u32, choices.between(1, 9) as u32];
     let mut channels = choices.between(1, 6) as u32;
