@@ -3,10 +3,16 @@
 //! Exponents are already resolved into the shifts of `SPEC.md`, so that each operation reads as its section does. The
 //! views borrow from the model, and the model is proven: every rule of `SPEC.md` holds of what they show.
 
+mod attention;
+mod window;
+
 use super::Model;
 use super::graph::{self, Finish, Operator};
 use crate::spec::activation::{self, WIDE_INPUT_EXPONENT};
+use crate::spec::layer_norm::NORMALIZED_EXPONENT;
 use crate::spec::{gate, recurrence};
+pub use attention::{LayerNorm, MatMul, Softmax};
+pub use window::{Conv, Reduction, Window};
 
 /// How a tensor's integers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +85,10 @@ pub enum Activation {
     Tanh(i32),
     /// `leaky`, with its slope.
     Leaky(i16),
+    /// `gelu`, with the exponent of its argument and result.
+    Gelu(i32),
+    /// `gelu_tanh`, likewise.
+    GeluTanh(i32),
 }
 
 /// Section 7.1: `act(requantize(bias + Σ weights · x))` for each output.
@@ -92,7 +102,7 @@ pub struct Dense<'a> {
 impl Dense<'_> {
     /// Weights of an output, one for each input.
     pub fn weights(&self, output: usize) -> impl Iterator<Item = i64> {
-        let inputs = self.input.len();
+        let inputs = self.layer.weights.len() / self.layer.bias.len();
         (output * inputs..(output + 1) * inputs).map(|index| self.layer.weights.get(index).into())
     }
 
@@ -357,8 +367,28 @@ pub enum Operation<'a> {
     },
     /// Section 7.11: `requantize(a · b)` for each element.
     Multiply(Requantize),
-    /// An operator that has no view yet.
-    Other,
+    /// Section 7.9: a dense layer at each place of a window.
+    Conv(Conv<'a>),
+    /// Section 7.10: one number for each place of a window and channel.
+    Pool {
+        /// The places.
+        window: Window<'a>,
+        /// Which number.
+        reduction: Reduction,
+    },
+    /// Section 7.12: the least index of the largest along the middle of `[outer, length, inner]`.
+    ArgMax {
+        /// Elements that are compared.
+        length: usize,
+        /// Distance of two that are compared.
+        inner: usize,
+    },
+    /// Products of computed matrices.
+    MatMul(MatMul<'a>),
+    /// Section 7.14.
+    Softmax(Softmax),
+    /// Section 7.15.
+    LayerNorm(LayerNorm<'a>),
 }
 
 /// A node, in the order of execution.
@@ -411,10 +441,7 @@ impl Model {
     fn operation<'a>(&'a self, node: &'a graph::Node) -> Operation<'a> {
         let input = &self.graph.tensors[node.inputs[0]];
         let output = &self.graph.tensors[node.output];
-        let curved = |function| matches!(function, graph::Activation::Gelu | graph::Activation::GeluTanh);
         match &node.operator {
-            Operator::Dense(layer) if curved(layer.activation) => Operation::Other,
-            Operator::Map(function) if curved(*function) => Operation::Other,
             Operator::Dense(layer) => Operation::Dense(Dense { layer, input, output }),
             Operator::Affine(affine) => Operation::Affine {
                 multipliers: &affine.multipliers,
@@ -444,12 +471,38 @@ impl Model {
                 let exponent = input.exponent + self.graph.tensors[node.inputs[1]].exponent;
                 Operation::Multiply(requantize(exponent - output.exponent, output))
             }
-            Operator::Conv(_)
-            | Operator::Pool(_)
-            | Operator::ArgMax { .. }
-            | Operator::MatMul(_)
-            | Operator::Softmax(_)
-            | Operator::LayerNorm(_) => Operation::Other,
+            Operator::Conv(layer) => Operation::Conv(Conv { layer, input, output }),
+            Operator::Pool(pool) => Operation::Pool {
+                window: Window(&pool.window),
+                reduction: match pool.reduction {
+                    graph::Reduction::Max => Reduction::Max,
+                    graph::Reduction::Sum => Reduction::Sum {
+                        multiplier: pool.multiplier.into(),
+                        requantize: requantize(pool.shift.into(), output),
+                    },
+                },
+            },
+            &Operator::ArgMax { length, inner } => Operation::ArgMax { length, inner },
+            Operator::MatMul(layer) => {
+                let exponent = input.exponent + self.graph.tensors[node.inputs[1]].exponent;
+                Operation::MatMul(MatMul {
+                    layer,
+                    requantize: requantize(exponent - output.exponent, output),
+                })
+            }
+            Operator::Softmax(layer) => Operation::Softmax(Softmax {
+                group: layer.group,
+                multiplier: layer.multiplier.into(),
+                shift: layer.shift.into(),
+                exponent: output.exponent,
+                maximum: output.maximum,
+            }),
+            Operator::LayerNorm(layer) => Operation::LayerNorm(LayerNorm {
+                epsilon: layer.epsilon,
+                multipliers: &layer.multipliers,
+                offsets: &layer.offsets,
+                requantize: requantize(NORMALIZED_EXPONENT + layer.exponent - output.exponent, output),
+            }),
         }
     }
 }
@@ -464,6 +517,7 @@ fn activation_of(function: graph::Activation, output: &graph::Tensor) -> Activat
         graph::Activation::Sigmoid => Activation::Sigmoid(output.exponent),
         graph::Activation::Tanh => Activation::Tanh(output.exponent),
         graph::Activation::Leaky(slope) => Activation::Leaky(slope),
-        graph::Activation::Gelu | graph::Activation::GeluTanh => unreachable!("a layer with it has no view"),
+        graph::Activation::Gelu => Activation::Gelu(output.exponent),
+        graph::Activation::GeluTanh => Activation::GeluTanh(output.exponent),
     }
 }

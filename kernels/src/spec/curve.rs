@@ -13,31 +13,31 @@ pub const EXP2_MAXIMUM: i32 = (1 << 20) - 1;
 /// Exponent of the result of [`exp2`].
 pub const EXP2_OUTPUT_EXPONENT: i32 = 15;
 /// Exponent at which GELU's argument chooses its segment: 64 of them cover magnitudes below 8.
-pub(crate) const GELU_INPUT_EXPONENT: i32 = 15;
+pub const GELU_INPUT_EXPONENT: i32 = 15;
 /// Largest magnitude that is told from others.
-pub(crate) const GELU_MAXIMUM: i32 = (1 << 18) - 1;
+pub const GELU_MAXIMUM: i32 = (1 << 18) - 1;
 /// Scale of a polynomial's value.
-pub(crate) const SUM_EXPONENT: i32 = 30;
+pub const SUM_EXPONENT: i32 = 30;
 
 /// A function on `0..segments * 2^local_bits`.
-pub(crate) struct Curve {
+#[derive(Debug, Clone, Copy)]
+pub struct Curve {
     /// The value at a segment's start at scale `2^-30`, its slope, and half its curvature.
-    pub(crate) coefficients: &'static [[i32; 3]],
-    pub(crate) local_bits: u32,
+    pub coefficients: &'static [[i32; 3]],
+    /// Low bits of the argument that give the place within the segment; the bits above select it.
+    pub local_bits: u32,
     /// Scale of the curvature's share of the slope.
-    pub(crate) inner_shift: u32,
+    pub inner_shift: u32,
     /// Scale of the slope's share of the value.
-    pub(crate) outer_shift: u32,
+    pub outer_shift: u32,
 }
 
 /// `2^-x` for `x` from 0 to 1, at exponent 16.
-pub(crate) const EXP2: Curve =
-    Curve { coefficients: &table::EXP2, local_bits: 13, inner_shift: 13, outer_shift: 4 };
+pub const EXP2: Curve = Curve { coefficients: &table::EXP2, local_bits: 13, inner_shift: 13, outer_shift: 4 };
 /// `gelu(z) - z` for `z` from 0 to 8, at exponent 15.
-pub(crate) const GELU: Curve =
-    Curve { coefficients: &table::GELU, local_bits: 12, inner_shift: 15, outer_shift: 1 };
+pub const GELU: Curve = Curve { coefficients: &table::GELU, local_bits: 12, inner_shift: 15, outer_shift: 1 };
 /// The same for GELU's approximation by tanh.
-pub(crate) const GELU_TANH: Curve =
+pub const GELU_TANH: Curve =
     Curve { coefficients: &table::GELU_TANH, local_bits: 12, inner_shift: 15, outer_shift: 1 };
 
 impl Curve {

@@ -11,15 +11,15 @@ pub const RECIPROCAL_EXPONENT: i32 = 15;
 pub const INVERSE_ROOT_EXPONENT: i32 = 30;
 
 /// Bits after the binary point of an argument within its octaves.
-const FRACTION_BITS: u32 = 20;
+pub const FRACTION_BITS: u32 = 20;
 /// Of an octave, 64 segments.
 const LOCAL_BITS: u32 = 14;
 
 /// `1 / (1 + x)` for `x` from 0 to 1.
-const RECIPROCAL: Segments =
+pub const RECIPROCAL: Segments =
     Segments { coefficients: &table::RECIPROCAL, local_bits: LOCAL_BITS, sum_exponent: 56 };
 /// `1 / sqrt(1 + x)` for `x` from 0 to 3.
-const INVERSE_ROOT: Segments =
+pub const INVERSE_ROOT: Segments =
     Segments { coefficients: &table::INVERSE_ROOT, local_bits: LOCAL_BITS, sum_exponent: 56 };
 
 /// `x * 2^(20 - scale)`, cut.
