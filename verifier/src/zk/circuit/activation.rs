@@ -5,6 +5,7 @@ use haca_kernels::spec::activation::{NARROW_SEGMENTS, Segments, WIDE_OUTPUT_EXPO
 use haca_kernels::view::{Activation, Requantize};
 
 use super::builder::{Builder, Number};
+use super::curve::Gelu;
 use super::range::{SignMagnitude, sum};
 
 impl Builder {
@@ -30,6 +31,8 @@ impl Builder {
                 let h = self.half_tanh(number, rule.shift, &NARROW_SEGMENTS, exponent);
                 self.clamp(&h, -bound, bound)
             }
+            Activation::Gelu(exponent) => self.gelu(number, rule, Gelu::exact(exponent)),
+            Activation::GeluTanh(exponent) => self.gelu(number, rule, Gelu::by_tanh(exponent)),
         }
     }
 
@@ -48,7 +51,7 @@ impl Builder {
         let arguments = super::range::width(segments.maximum().into());
         let high = magnitude.split_off(arguments.min(magnitude.len()));
         magnitude.resize(arguments, Number::constant(0));
-        let beyond = self.is_not_zero(&sum(&high));
+        let beyond = self.any(&high);
         let within = self.segment(&magnitude, segments, exponent);
         let last = Number::constant(segments.evaluate(segments.maximum(), exponent).into());
         let value = self.select(&beyond, &last, &within);
@@ -56,7 +59,7 @@ impl Builder {
     }
 
     /// `H` of an argument that is not negative and within the table.
-    fn segment(&mut self, argument: &[Number], segments: &Segments, exponent: i32) -> Number {
+    pub(super) fn segment(&mut self, argument: &[Number], segments: &Segments, exponent: i32) -> Number {
         let (local, index) = argument.split_at(segments.local_bits as usize);
         let local = sum(local);
         let columns = [0, 1, 2].map(|power| -> Vec<i128> {
@@ -92,7 +95,11 @@ impl Builder {
             // One of the rows is chosen; the first is what remains if none of the others is.
             let first = row(0);
             let mut chosen = first.clone();
+            let entries = |row: usize| &table[row * columns.len()..][..columns.len()];
             for (index, flag) in rows.iter().enumerate().skip(1) {
+                if entries(index) == entries(0) {
+                    continue;
+                }
                 let difference = self.product(flag, &row(index).minus(&first));
                 chosen.add(&difference, 1);
             }

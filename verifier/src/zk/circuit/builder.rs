@@ -6,6 +6,7 @@
 use blstrs::Scalar;
 use ff::Field;
 
+use super::MAX_CONSTRAINTS;
 use crate::zk::r1cs::{Combination, ConstraintSystem, Variable};
 
 /// Bound of every number's magnitude. Sums and products of numbers within it are compared with the bound in 128 bits
@@ -114,6 +115,32 @@ pub(super) struct Builder {
     /// Private variables whose value does not matter in this assignment: the inverse of zero, the sign of zero.
     #[cfg(test)]
     pub(super) free: Vec<usize>,
+    /// What is said of private variables instead of what is true. All that follows from them is computed from the lies.
+    #[cfg(test)]
+    pub(super) lies: Vec<(usize, Lie)>,
+}
+
+/// What a dishonest prover says of a variable.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Lie {
+    /// This.
+    Value(i128),
+    /// What is true, and this.
+    More(i128),
+    /// Of a bit: all that is left of the number, but this.
+    AllBut(i128),
+}
+
+#[cfg(test)]
+impl Lie {
+    fn instead_of(self, honest: i128, left: i128) -> i128 {
+        match self {
+            Lie::Value(value) => value,
+            Lie::More(value) => honest.wrapping_add(value),
+            Lie::AllBut(value) => left.wrapping_sub(value),
+        }
+    }
 }
 
 impl Builder {
@@ -131,6 +158,8 @@ impl Builder {
             count: 0,
             #[cfg(test)]
             free: Vec::new(),
+            #[cfg(test)]
+            lies: Vec::new(),
         }
     }
 
@@ -145,12 +174,33 @@ impl Builder {
 
     /// A private variable in an interval that the caller's constraints prove.
     pub(super) fn variable(&mut self, value: i128, low: i128, high: i128) -> Number {
-        let combination = self.field_variable(scalar(value));
-        Number::new(combination, value, (low, high))
+        let value = self.said(value, value);
+        Number::new(self.field_variable(scalar(value)), value, (low, high))
+    }
+
+    /// The lowest bit of what is left of a number, as a variable that the caller constrains.
+    pub(super) fn lowest(&mut self, left: i128) -> Number {
+        let value = self.said(left & 1, left);
+        Number::new(self.field_variable(scalar(value)), value, (0, 1))
+    }
+
+    /// What the prover says of the next variable.
+    fn said(&self, honest: i128, left: i128) -> i128 {
+        #[cfg(test)]
+        if let Some((_, lie)) = self.lies.iter().find(|(variable, _)| *variable == self.private.len()) {
+            return lie.instead_of(honest, left);
+        }
+        let _ = left;
+        honest
     }
 
     /// A private variable that may have any value of the field.
     pub(super) fn field_variable(&mut self, value: Scalar) -> Combination {
+        #[cfg(test)]
+        let value = match self.lies.iter().find(|(variable, _)| *variable == self.private.len()) {
+            Some(&(_, Lie::Value(value))) => scalar(value),
+            _ => value,
+        };
         self.private.push(value);
         self.combination(Variable::Private(self.private.len() as u32 - 1))
     }
@@ -184,7 +234,9 @@ impl Builder {
     /// Constrains `a · b = c`.
     pub(super) fn enforce(&mut self, a: &Combination, b: &Combination, c: &Combination) {
         self.count += 1;
-        if let Some(constraints) = &mut self.constraints {
+        if let Some(constraints) = &mut self.constraints
+            && constraints.len() <= MAX_CONSTRAINTS
+        {
             constraints.push([a, b, c].map(|side| side.clone().canonical()));
         }
     }
@@ -204,6 +256,20 @@ impl Builder {
         let product = self.variable(a.value.wrapping_mul(b.value), low, high);
         self.enforce(&a.combination, &b.combination, &product.combination);
         product
+    }
+
+    /// Constrains one of at least two numbers to be zero: a product is zero in a field only if a factor is.
+    pub(super) fn enforce_one_is_zero(&mut self, numbers: &[Number]) {
+        let [first, middle @ .., last] = numbers else { unreachable!("at least two numbers") };
+        let mut product = first.combination.clone();
+        let mut value = scalar(first.value);
+        for number in middle {
+            let next = self.field_variable(value * scalar(number.value));
+            value = self.private.last().copied().unwrap_or(value);
+            self.enforce(&product, &number.combination, &next);
+            product = next;
+        }
+        self.enforce(&product, &last.combination, &Combination::default());
     }
 
     /// `when_one` if `bit` is one, else `when_zero`.

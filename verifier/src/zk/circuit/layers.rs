@@ -1,5 +1,5 @@
-//! Dense, affine, add, map and multiply (`SPEC.md`, sections 7.1 to 7.4 and 7.11): sums are linear combinations, and cost
-//! nothing.
+//! Dense, affine, add, map, move and multiply (`SPEC.md`, sections 7.1 to 7.4, 7.8 and 7.11): sums are linear
+//! combinations, and cost nothing.
 
 use haca_kernels::view::{Activation, Dense, Requantize};
 
@@ -60,4 +60,11 @@ pub(super) fn map(
     function: Activation,
 ) -> Vec<Number> {
     x.iter().map(|x| builder.activate(x, rule, function)).collect()
+}
+
+/// Elements of all inputs, one after the other; -1 is the constant.
+pub(super) fn moved(x: &[&Number], indices: &[i32], fill: i64) -> Vec<Number> {
+    let element =
+        |&index: &i32| usize::try_from(index).map_or(Number::constant(fill.into()), |index| x[index].clone());
+    indices.iter().map(element).collect()
 }

@@ -1,7 +1,11 @@
 //! The circuit of a compiled model: one gadget for each operator of `kernels/SPEC.md`, bit for bit.
 
 mod activation;
+mod attention;
 mod builder;
+mod curve;
+mod inverse;
+mod largest;
 mod layers;
 #[cfg(test)]
 mod mutation;
@@ -11,6 +15,7 @@ mod statement;
 #[cfg(test)]
 mod tests;
 mod trees;
+mod window;
 
 use std::sync::Arc;
 
@@ -32,17 +37,6 @@ const MAX_CONSTRAINTS: usize = 1 << 24;
 /// Why a model has no circuit.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unsupported {
-    /// An operator without a gadget.
-    #[error(
-        "layer '{layer}' is of operator {operator}, which has no circuit yet: it needs a gadget in \
-         verifier/src/zk/circuit; mode zk is not to be had for this model"
-    )]
-    Operator {
-        /// Name of the layer.
-        layer: String,
-        /// Its operator.
-        operator: &'static str,
-    },
     /// More constraints than are proven in one.
     #[error("the circuit has more than {MAX_CONSTRAINTS} constraints by layer '{layer}'")]
     TooLarge {
@@ -83,7 +77,7 @@ impl Circuit {
     /// Writes the circuit of a model.
     ///
     /// # Errors
-    /// [`Unsupported`] if an operator has no gadget, or the circuit is too large.
+    /// [`Unsupported`] if the circuit is too large.
     pub fn new(model: Arc<Model>) -> Result<Circuit, Unsupported> {
         let mut builder = Builder::constraints();
         let mut costs = Vec::new();
@@ -145,7 +139,7 @@ fn synthesize(
     costs.push(Cost { name: "binding and input".into(), operator: "", constraints: builder.len() });
     for node in model.nodes() {
         let before = builder.len();
-        let output = layer(builder, model, &node, &tensors)?;
+        let output = layer(builder, model, &node, &tensors);
         if builder.len() > MAX_CONSTRAINTS {
             return Err(Unsupported::TooLarge { layer: node.name.to_owned() });
         }
@@ -160,14 +154,9 @@ fn synthesize(
     Ok(output.iter().map(|number| number.value as i64).collect())
 }
 
-fn layer(
-    builder: &mut Builder,
-    model: &Model,
-    node: &Node<'_>,
-    tensors: &[Vec<Number>],
-) -> Result<Vec<Number>, Unsupported> {
+fn layer(builder: &mut Builder, model: &Model, node: &Node<'_>, tensors: &[Vec<Number>]) -> Vec<Number> {
     let x = &tensors[node.inputs[0]];
-    Ok(match &node.operation {
+    match &node.operation {
         Operation::Dense(dense) => layers::dense(builder, dense, x, model.tensor(node.output).elements()),
         Operation::Affine { multipliers, offsets, requantize } => {
             layers::affine(builder, x, multipliers, offsets, requantize)
@@ -180,17 +169,16 @@ fn layer(
         }
         Operation::Move { indices, fill } => {
             let elements: Vec<&Number> = node.inputs.iter().flat_map(|&input| &tensors[input]).collect();
-            let moved = |&index: &i32| {
-                usize::try_from(index)
-                    .map_or_else(|_| Number::constant((*fill).into()), |index| elements[index].clone())
-            };
-            indices.iter().map(moved).collect()
+            layers::moved(&elements, indices, *fill)
         }
         Operation::Map { requantize, activation } => layers::map(builder, x, *requantize, *activation),
         Operation::Trees(ensemble) => trees::trees(builder, ensemble, x),
         Operation::Recurrent(layer) => recurrent::recurrent(builder, layer, x),
-        Operation::Other => {
-            return Err(Unsupported::Operator { layer: node.name.to_owned(), operator: node.operator });
-        }
-    })
+        Operation::Conv(conv) => window::conv(builder, conv, x),
+        Operation::Pool { window, reduction } => window::pool(builder, window, *reduction, x),
+        Operation::ArgMax { length, inner } => largest::indices(builder, x, *length, *inner),
+        Operation::MatMul(matmul) => attention::matmul(builder, matmul, [x, &tensors[node.inputs[1]]]),
+        Operation::Softmax(layer) => attention::softmax(builder, *layer, x),
+        Operation::LayerNorm(layer) => attention::layer_norm(builder, layer, x),
+    }
 }

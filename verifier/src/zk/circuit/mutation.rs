@@ -1,131 +1,187 @@
 //! Mutation testing of gadgets: without any one constraint, some forged assignment must give another result.
 //!
-//! Each gadget is a small system whose argument is fixed and whose result is public. A forger changes one variable to a
-//! few values, or flips one bit and solves a row for a variable of the dropped constraint; then recomputes all products.
-//! If the mutated system accepts another result, the constraint was needed. If no argument lets the forger succeed, the
-//! constraint is reported; the test lists those expected. That the whole system rejects every forgery is checked too.
+//! Each gadget is a small system whose arguments are fixed and whose results are public. A forger lies about a variable
+//! of the dropped constraint, about any variable, or about one of each, and computes all that follows from the lies as an
+//! honest prover would; or changes or solves for a variable of the constraint and recomputes products alone. If the mutated system
+//! accepts another result, the constraint was needed. If no argument lets the forger succeed, the constraint is reported;
+//! the tests list those expected. That the whole system rejects every forgery is checked too, for all variables.
+
+mod gadgets;
 
 use ff::Field;
-use haca_kernels::view::Requantize;
+use rayon::prelude::*;
 
-use super::builder::{Builder, Number};
+use super::builder::{Builder, Lie, Number};
 use super::*;
 use crate::zk::reference::{Sides, constraints};
 
-/// The system of a gadget on one argument, and the honest assignment. The result is variable 1, the argument 2.
-fn system(
-    gadget: &impl Fn(&mut Builder, &Number) -> Number,
-    value: i128,
-    (low, high): (i128, i128),
-) -> (Vec<Sides>, Vec<Scalar>) {
-    let build = |mut builder: Builder| {
-        let x = builder.variable(value, low, high);
-        let y = gadget(&mut builder, &x);
-        let public = builder.public(builder::scalar(y.value));
-        builder.enforce(&y.combination, &Number::constant(1).combination, &public);
-        builder
-    };
-    let written = build(Builder::constraints()).system();
-    (constraints(&written).collect(), build(Builder::values()).assignment())
+/// Results of arguments.
+type Gadget<'a> = &'a (dyn Fn(&mut Builder, &[Number]) -> Vec<Number> + Sync);
+
+/// A gadget on fixed arguments. Variables are the constant one, the results, the arguments, the others.
+struct Fixed<'a> {
+    gadget: Gadget<'a>,
+    arguments: &'a [i128],
+    bounds: &'a [(i128, i128)],
+    rows: Vec<Sides>,
+    honest: Vec<Scalar>,
+    results: usize,
+    bits: Vec<usize>,
+    decisions: Vec<usize>,
 }
 
 fn evaluate(side: &[(usize, Scalar)], values: &[Scalar]) -> Scalar {
     side.iter().map(|(variable, coefficient)| values[*variable] * coefficient).sum()
 }
 
-fn holds([a, b, c]: &Sides, values: &[Scalar]) -> bool {
+pub(super) fn holds([a, b, c]: &Sides, values: &[Scalar]) -> bool {
     evaluate(a, values) * evaluate(b, values) == evaluate(c, values)
 }
 
-const RESULT: usize = 1;
-const ARGUMENT: usize = 2;
+impl<'a> Fixed<'a> {
+    fn new(gadget: Gadget<'a>, arguments: &'a [i128], bounds: &'a [(i128, i128)]) -> Fixed<'a> {
+        let mut fixed = Fixed {
+            gadget,
+            arguments,
+            bounds,
+            rows: Vec::new(),
+            honest: Vec::new(),
+            results: 0,
+            bits: Vec::new(),
+            decisions: Vec::new(),
+        };
+        let (written, results) = fixed.build(Builder::constraints());
+        fixed.rows = constraints(&written.system()).collect();
+        fixed.honest = fixed.build(Builder::values()).0.assignment();
+        fixed.results = results;
+        fixed.sort();
+        assert!(fixed.rows.iter().all(|row| holds(row, &fixed.honest)), "the honest assignment is accepted");
+        fixed
+    }
 
-struct Forger<'a> {
-    rows: &'a [Sides],
-    honest: &'a [Scalar],
-    dropped: usize,
-}
-
-impl Forger<'_> {
-    /// Recomputes inverses, and what rows define as a product; not the variables that were changed.
-    fn repair(&self, values: &mut [Scalar], kept: &[usize]) {
-        for (index, [a, b, c]) in self.rows.iter().enumerate() {
-            if index == self.dropped {
-                continue;
-            }
-            if let &[(inverse, _)] = &b[..]
-                && inverse > ARGUMENT
-                && !kept.contains(&inverse)
-                && self.occurrences(inverse) == 1
-            {
-                values[inverse] = evaluate(a, values).invert().unwrap_or(Scalar::ZERO);
-            }
-            if let &[(variable, coefficient)] = &c[..]
-                && variable != 0
-                && variable != ARGUMENT
-                && !kept.contains(&variable)
-                && !a.iter().chain(b).any(|(other, _)| *other == variable)
-            {
-                values[variable] = evaluate(a, values) * evaluate(b, values) * coefficient.invert().unwrap();
-            }
+    fn build(&self, mut builder: Builder) -> (Builder, usize) {
+        let arguments = self.arguments.iter().zip(self.bounds);
+        let arguments: Vec<Number> =
+            arguments.map(|(&value, &(low, high))| builder.variable(value, low, high)).collect();
+        let results = (self.gadget)(&mut builder, &arguments);
+        for result in &results {
+            let public = builder.public(builder::scalar(result.value));
+            builder.enforce(&result.combination, &Number::constant(1).combination, &public);
         }
+        (builder, results.len())
     }
 
-    fn occurrences(&self, variable: usize) -> usize {
-        let sides = self.rows.iter().flatten();
-        sides.filter(|side| side.iter().any(|(other, _)| *other == variable)).count()
+    /// The first variable that is neither a result nor an argument.
+    fn first(&self) -> usize {
+        1 + self.results + self.arguments.len()
     }
 
-    fn succeeds(&self, mut values: Vec<Scalar>, kept: &[usize]) -> bool {
-        self.repair(&mut values, kept);
-        if values[RESULT] == self.honest[RESULT] {
+    /// Whether a system without a constraint accepts these values with another result. The whole one never does.
+    fn accepts(&self, values: &[Scalar], dropped: usize) -> bool {
+        if values[1..=self.results] == self.honest[1..=self.results] {
             return false;
         }
-        let accepted = (0..self.rows.len()).all(|row| row == self.dropped || holds(&self.rows[row], &values));
-        assert!(!accepted || !holds(&self.rows[self.dropped], &values), "the whole system accepts a forgery");
+        let accepted = (0..self.rows.len()).all(|row| row == dropped || holds(&self.rows[row], values));
+        assert!(
+            !accepted || dropped < self.rows.len() && !holds(&self.rows[dropped], values),
+            "the whole system accepts a forgery"
+        );
         accepted
     }
 
-    fn forges(&self) -> bool {
+    /// Whether lies get another result accepted.
+    fn believes(&self, lies: &[(usize, Lie)], dropped: usize) -> bool {
+        let mut builder = Builder::values();
+        builder.lies = lies.iter().map(|&(variable, lie)| (variable - 1 - self.results, lie)).collect();
+        self.accepts(&self.build(builder).0.assignment(), dropped)
+    }
+
+    /// The variables of a constraint that are neither results nor arguments.
+    fn of(&self, row: usize) -> Vec<usize> {
+        let sides = self.rows[row].iter().flatten();
+        let mut variables: Vec<usize> =
+            sides.map(|(variable, _)| *variable).filter(|variable| *variable >= self.first()).collect();
+        variables.sort_unstable();
+        variables.dedup();
+        variables
+    }
+
+    fn forges(&self, dropped: usize) -> bool {
+        let near = self.of(dropped);
+        self.lies_about(&near, dropped)
+            || near.iter().any(|&variable| self.changes(variable, dropped) || self.solves(variable, dropped))
+            || self.changes_of_results(dropped)
+            || self.lies_far_from(&near, &self.decisions, dropped)
+            || !self.is_of_a_bit(dropped) && self.lies_far_from(&[], &self.bits, dropped)
+    }
+
+    /// One lie, about a variable of the constraint.
+    fn lies_about(&self, near: &[usize], dropped: usize) -> bool {
+        let powers = |step: usize| (0..64).step_by(step).map(|bit| 1i128 << bit);
+        let mut lies: Vec<Lie> = [0, 1, -1, 2].map(Lie::Value).to_vec();
+        lies.extend(powers(4).flat_map(|power| [power, -power].map(Lie::More)));
+        if self.is_of_a_bit(dropped) {
+            lies.extend(powers(1).map(Lie::AllBut).chain([Lie::AllBut(0)]));
+        }
+        near.iter().any(|&variable| lies.iter().any(|&lie| self.believes(&[(variable, lie)], dropped)))
+    }
+
+    /// A variable of the constraint changed, and all products recomputed.
+    fn changes(&self, variable: usize, dropped: usize) -> bool {
         let one = Scalar::ONE;
-        let candidates = |variable: &usize| *variable == RESULT || *variable > ARGUMENT;
-        for variable in (0..self.honest.len()).filter(candidates) {
-            for value in [Scalar::ZERO, one, one.double(), -one, self.honest[variable] + one] {
-                let mut values = self.honest.to_vec();
-                values[variable] = value;
-                if self.succeeds(values, &[variable]) {
-                    return true;
-                }
-            }
-        }
-        let mut loose: Vec<usize> = self.rows[self.dropped]
-            .iter()
-            .flatten()
-            .map(|(variable, _)| *variable)
-            .filter(candidates)
-            .collect();
-        loose.sort_unstable();
-        loose.dedup();
-        for &solved in &loose {
-            let bits = (ARGUMENT + 1..self.honest.len())
-                .filter(|flipped| *flipped != solved)
-                .filter(|flipped| [Scalar::ZERO, one].contains(&self.honest[*flipped]));
-            for flipped in bits.map(Some).chain([None]) {
-                for row in (0..self.rows.len()).filter(|row| *row != self.dropped) {
-                    for opposite in [false, true] {
-                        let mut values = self.honest.to_vec();
-                        if let Some(flipped) = flipped {
-                            values[flipped] = one - values[flipped];
-                        }
-                        let kept = [solved, flipped.unwrap_or(solved)];
-                        if self.solve(row, solved, opposite, &mut values) && self.succeeds(values, &kept) {
-                            return true;
-                        }
+        let changes = [Scalar::ZERO, one, one.double(), -one, self.honest[variable] + one];
+        changes.into_iter().any(|value| {
+            let mut values = self.honest.clone();
+            values[variable] = value;
+            self.repair(&mut values, variable, dropped);
+            self.accepts(&values, dropped)
+        })
+    }
+
+    /// A result that its constraint alone defines.
+    fn changes_of_results(&self, dropped: usize) -> bool {
+        (1..=self.results).any(|result| {
+            let mut values = self.honest.clone();
+            values[result] += Scalar::ONE;
+            self.accepts(&values, dropped)
+        })
+    }
+
+    /// A lie about any of some variables, alone or with one about a variable of the constraint.
+    fn lies_far_from(&self, near: &[usize], far: &[usize], dropped: usize) -> bool {
+        let lies = [Lie::Value(0), Lie::Value(1), Lie::More(1), Lie::More(-1)];
+        let close = [Lie::AllBut(0), Lie::Value(0), Lie::Value(1), Lie::Value(-1), Lie::More(1)];
+        // The top bit is what all others leave: lies about them are no lies about it.
+        let near = if near.len() > 3 { &[][..] } else { near };
+        far.iter().any(|&variable| {
+            lies.iter().any(|&lie| {
+                self.believes(&[(variable, lie)], dropped)
+                    || near.iter().filter(|other| **other != variable).any(|&other| {
+                        close.iter().any(|&about| self.believes(&[(variable, lie), (other, about)], dropped))
+                    })
+            })
+        })
+    }
+
+    /// One of the lowest bits of a number flipped, and a variable of the constraint made what the number then needs, be it
+    /// a fraction; all products recomputed.
+    fn solves(&self, variable: usize, dropped: usize) -> bool {
+        let occurs = |side: &[(usize, Scalar)]| side.iter().any(|(other, _)| *other == variable);
+        let after =
+            (dropped + 1..self.rows.len()).filter(|row| self.rows[*row].iter().any(|side| occurs(side)));
+        after.take(2).any(|row| {
+            let is_bit = |other: &usize| *other != variable && self.bits.contains(other);
+            self.of(row).into_iter().filter(is_bit).take(4).any(|flipped| {
+                [false, true].into_iter().any(|opposite| {
+                    let mut values = self.honest.clone();
+                    values[flipped] = Scalar::ONE - values[flipped];
+                    self.solve(row, variable, opposite, &mut values) && {
+                        self.repair(&mut values, variable, dropped);
+                        self.accepts(&values, dropped)
                     }
-                }
-            }
-        }
-        false
+                })
+            })
+        })
     }
 
     /// Gives `variable` the value with which a row holds: that of an equation in which it occurs on one side; or, where
@@ -142,66 +198,89 @@ impl Forger<'_> {
         let (distance, slope) = if alpha * beta == Scalar::ZERO {
             (c - a * b, alpha * b + beta * a - gamma)
         } else {
-            (evaluate(&sides[usize::from(opposite)], self.honest) - a, alpha)
+            (evaluate(&sides[usize::from(opposite)], &self.honest) - a, alpha)
         };
         let Some(inverse) = slope.invert().into_option() else { return false };
         values[variable] = distance * inverse;
         true
     }
+
+    /// Recomputes what rows define as a product, and inverses, but not the changed variable.
+    fn repair(&self, values: &mut [Scalar], changed: usize, dropped: usize) {
+        for (index, [a, b, c]) in self.rows.iter().enumerate() {
+            if index == dropped {
+                continue;
+            }
+            if let &[(inverse, coefficient)] = &b[..]
+                && inverse != changed
+                && self.decisions.contains(&inverse)
+            {
+                values[inverse] = (evaluate(a, values) * coefficient).invert().unwrap_or(Scalar::ZERO);
+            }
+            let &[(variable, coefficient)] = &c[..] else { continue };
+            let is_argument = (1 + self.results..self.first()).contains(&variable);
+            let defines = !a.iter().chain(b).any(|(other, _)| *other == variable);
+            if variable != 0 && variable != changed && !is_argument && defines {
+                let inverse = coefficient.invert().expect("no coefficient is zero");
+                values[variable] = evaluate(a, values) * evaluate(b, values) * inverse;
+            }
+        }
+    }
+
+    /// Whether a constraint says that a number is zero or one.
+    fn is_of_a_bit(&self, row: usize) -> bool {
+        let [a, b, c] = &self.rows[row];
+        let without_one = |side: &[(usize, Scalar)], sign: Scalar| -> Vec<(usize, Scalar)> {
+            let others = side.iter().filter(|(variable, _)| *variable != 0);
+            others.map(|&(variable, value)| (variable, value * sign)).collect()
+        };
+        c.is_empty() && !a.is_empty() && without_one(a, Scalar::ONE) == without_one(b, -Scalar::ONE)
+    }
+
+    /// Finds the variables that constraints of their own make bits, and those that are neither bits nor products.
+    fn sort(&mut self) {
+        let alone = |side: &[(usize, Scalar)]| match side {
+            &[(variable, _)] => Some(variable),
+            _ => None,
+        };
+        let rows = (0..self.rows.len()).filter(|row| self.is_of_a_bit(*row));
+        self.bits = rows.filter_map(|row| alone(&self.rows[row][0])).collect();
+        let products: Vec<usize> = self.rows.iter().filter_map(|[_, _, c]| alone(c)).collect();
+        let others = self.first()..self.honest.len();
+        let is_decision = |other: &usize| !self.bits.contains(other) && !products.contains(other);
+        self.decisions = others.filter(is_decision).collect();
+    }
 }
 
-/// Numbers of the constraints that no forger profits from, over these arguments.
-fn redundant(
-    gadget: impl Fn(&mut Builder, &Number) -> Number,
-    arguments: &[i128],
-    bounds: (i128, i128),
-) -> (usize, Vec<usize>) {
-    let systems: Vec<_> = arguments.iter().map(|&value| system(&gadget, value, bounds)).collect();
-    let count = systems[0].0.len();
-    let needed = |dropped: &usize| {
-        systems.iter().any(|(rows, honest)| Forger { rows, honest, dropped: *dropped }.forges())
-    };
-    (count, (0..count).filter(|dropped| !needed(dropped)).collect())
+/// What dropping each constraint of a gadget showed.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    constraints: usize,
+    /// Constraints that no forger profited from.
+    redundant: Vec<usize>,
 }
 
-fn rule(shift: i32, minimum: i64, maximum: i64) -> Requantize {
-    Requantize { shift, minimum, maximum }
-}
-
-#[test]
-fn every_constraint_of_a_rounding_shift_is_needed() {
-    let gadget = |builder: &mut Builder, x: &Number| builder.requantize(x, rule(2, -100, 100));
-    assert_eq!(redundant(gadget, &[-30, 5, 6, 17, 32], (-60, 60)), (8, vec![]));
-}
-
-#[test]
-fn every_constraint_of_relu_with_saturation_is_needed() {
-    let gadget = |builder: &mut Builder, x: &Number| builder.requantize(x, rule(2, 0, 7));
-    let (count, redundant) = redundant(gadget, &[-30, -5, 6, 17, 24, 50, 61, 40], (-64, 63));
-    assert_eq!((count, redundant), (13, vec![]));
-}
-
-#[test]
-fn every_constraint_of_two_sided_saturation_is_needed() {
-    let gadget = |builder: &mut Builder, x: &Number| builder.requantize(x, rule(2, -7, 7));
-    let (count, redundant) = redundant(gadget, &[-50, -30, -5, 6, 9, 17, 24, 50, 61], (-64, 60));
-    assert_eq!((count, redundant), (14, vec![]));
-}
-
-#[test]
-fn every_constraint_of_a_clamp_is_needed() {
-    let upper = |builder: &mut Builder, x: &Number| builder.clamp(x, -100, 9);
-    assert_eq!(redundant(upper, &[-12, 0, 3, 9, 10, 15], (-16, 15)), (8, vec![]));
-    let lower = |builder: &mut Builder, x: &Number| builder.clamp(x, -5, 100);
-    assert_eq!(redundant(lower, &[-12, -6, -5, 0, 3, 15], (-16, 15)), (8, vec![]));
-}
-
-#[test]
-fn every_constraint_of_a_look_up_is_needed() {
-    let gadget = |builder: &mut Builder, x: &Number| {
-        let bits = builder.bits(x, 0, 4);
-        let [entry] = builder.look_up(&bits, [(0..16).map(|index| index * index % 11).collect()]);
-        entry
-    };
-    assert_eq!(redundant(gadget, &[0, 3, 6, 9, 12, 15, 5, 10], (0, 15)), (10, vec![]));
+/// Drops each constraint in turn but those that are skipped, over these rows of arguments; those that no forger profits
+/// from are listed.
+fn mutate(
+    gadget: Gadget<'_>,
+    arguments: &[&[i128]],
+    bounds: &[(i128, i128)],
+    skipped: fn(&Fixed<'_>, usize) -> bool,
+) -> Found {
+    let systems: Vec<Fixed<'_>> =
+        arguments.iter().map(|arguments| Fixed::new(gadget, arguments, bounds)).collect();
+    let count = systems[0].rows.len();
+    // No lie is believed by the whole system.
+    let none = count;
+    systems.par_iter().for_each(|system| {
+        let all: Vec<usize> = (system.first()..system.honest.len()).collect();
+        assert!(!system.lies_far_from(&[], &all, none));
+    });
+    let needed = |dropped: &usize| systems.iter().any(|system| system.forges(*dropped));
+    let redundant = (0..count)
+        .into_par_iter()
+        .filter(|dropped| !skipped(&systems[0], *dropped) && !needed(dropped))
+        .collect();
+    Found { constraints: count, redundant }
 }

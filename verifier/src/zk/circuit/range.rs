@@ -31,13 +31,18 @@ pub(super) fn sum(bits: &[Number]) -> Number {
 
 impl Builder {
     /// A variable that is zero or one. One constraint.
-    fn bit(&mut self, value: bool) -> Number {
-        let bit = self.variable(value.into(), 0, 1);
+    pub(super) fn bit(&mut self, value: bool) -> Number {
+        self.bit_of(value.into())
+    }
+
+    /// The lowest bit of what is left of a number.
+    fn bit_of(&mut self, left: i128) -> Number {
+        let bit = self.lowest(left);
         self.enforce_bit(&bit);
         bit
     }
 
-    fn enforce_bit(&mut self, bit: &Number) {
+    pub(super) fn enforce_bit(&mut self, bit: &Number) {
         let opposite = Number::constant(1).minus(bit);
         self.enforce(&bit.combination, &opposite.combination, &Default::default());
     }
@@ -46,23 +51,20 @@ impl Builder {
     /// variable of its own, but what the others leave.
     pub(super) fn bits(&mut self, number: &Number, base: i128, width: usize) -> Vec<Number> {
         if width == 0 {
+            assert!(number.low == base && number.high == base, "no bits prove nothing");
             return Vec::new();
         }
         assert!(width < 120, "{width} bits are more than a circuit holds");
         let shifted = number.plus_constant(-base);
-        let mut rest = shifted.combination.clone();
+        let (mut rest, mut left) = (shifted.combination.clone(), shifted.value);
         let mut bits = Vec::with_capacity(width);
         for index in 0..width - 1 {
-            let bit = self.bit(shifted.value >> index & 1 == 1);
+            let bit = self.bit_of(left);
             rest.add_scaled(&bit.combination, -super::builder::scalar(1 << index));
+            left = left.wrapping_sub(bit.value) >> 1;
             bits.push(bit);
         }
-        let top = Number {
-            combination: self.top_bit(rest, width - 1),
-            value: shifted.value >> (width - 1) & 1,
-            low: 0,
-            high: 1,
-        };
+        let top = Number { combination: self.top_bit(rest, width - 1), value: left, low: 0, high: 1 };
         self.enforce_bit(&top);
         bits.push(top);
         bits
@@ -83,14 +85,22 @@ impl Builder {
         if number.low > 0 || number.high < 0 || number.is_constant() {
             return Number::constant((number.low > 0 || number.high < 0).into());
         }
-        let inverse = super::builder::scalar(number.value).invert().unwrap_or(Scalar::ZERO);
-        let inverse = self.field_variable(inverse);
-        self.note_free(number.value == 0);
         let flag = self.variable((number.value != 0).into(), 0, 1);
+        let inverse = super::builder::scalar(number.value).invert().unwrap_or(Scalar::ZERO);
+        let inverse = self.field_variable(inverse * super::builder::scalar(flag.value));
+        self.note_free(number.value == 0);
         self.enforce(&number.combination, &inverse, &flag.combination);
         let opposite = Number::constant(1).minus(&flag);
         self.enforce(&number.combination, &opposite.combination, &Default::default());
         flag
+    }
+
+    /// One if one of the bits is. Two constraints, or none for one bit.
+    pub(super) fn any(&mut self, bits: &[Number]) -> Number {
+        match bits {
+            [bit] => bit.clone(),
+            _ => self.is_not_zero(&sum(bits)),
+        }
     }
 
     /// `clamp(number, minimum, maximum)`.
@@ -124,18 +134,25 @@ impl Builder {
     pub(super) fn sign_magnitude(&mut self, number: &Number, shift: u32) -> SignMagnitude {
         let half = if shift == 0 { 0 } else { 1 << (shift - 1) };
         let rounded = number.plus_constant(half);
-        let value = rounded.value >> shift;
         let bound = (rounded.low >> shift).abs().max((rounded.high >> shift).abs());
         let mut quotient = rounded.clone();
+        let mut left = rounded.value;
         for index in 0..shift {
-            let bit = self.bit(rounded.value >> index & 1 == 1);
+            let bit = self.bit_of(left);
+            left = left.wrapping_sub(bit.value) >> 1;
             quotient.add(&bit, -(1 << index));
         }
-        let sign = self.bit(value >= 0);
-        self.note_free(value == 0);
-        let magnitude: Vec<Number> =
-            (0..width(bound)).map(|index| self.bit(value.abs() >> index & 1 == 1)).collect();
+        let sign = self.bit(left >= 0);
+        self.note_free(left == 0);
         let factor = sign.times(2).plus_constant(-1);
+        let mut left = left.wrapping_div(factor.value);
+        let magnitude: Vec<Number> = (0..width(bound))
+            .map(|_| {
+                let bit = self.bit_of(left);
+                left = left.wrapping_sub(bit.value) >> 1;
+                bit
+            })
+            .collect();
         let scaled = sum(&magnitude).times(1 << shift);
         self.enforce(&factor.combination, &scaled.combination, &quotient.combination);
         SignMagnitude { sign, magnitude }
@@ -151,7 +168,7 @@ impl Builder {
     /// The magnitude of `bits`, at most `2^kept - 1`; and one if that cut something off.
     pub(super) fn saturate(&mut self, bits: &[Number], kept: usize) -> (Number, Number) {
         let (low, high) = bits.split_at(kept.min(bits.len()));
-        let beyond = self.is_not_zero(&sum(high));
+        let beyond = self.any(high);
         let most = Number::constant((1 << kept) - 1);
         (self.select(&beyond, &most, &sum(low)), beyond)
     }
@@ -168,8 +185,12 @@ impl Builder {
         let half = if shift == 0 { 0 } else { 1 << (shift - 1) };
         let rounded = number.plus_constant(half);
         let (low, high) = (rounded.low >> shift, rounded.high >> shift);
-        let power = (maximum as u128 + 1).is_power_of_two().then(|| width(maximum));
+        let power = (maximum >= 0 && (maximum + 1).count_ones() == 1).then(|| width(maximum));
         match power {
+            Some(kept) if minimum <= 0 && low >= 0 && high > maximum => {
+                let bits = self.bits(&rounded, 0, width(rounded.high));
+                self.saturate(&bits[shift as usize..], kept).0
+            }
             Some(kept) if minimum == 0 && low < 0 && high > 0 => {
                 let width = width(rounded.high.max(-rounded.low - 1));
                 let mut bits = self.bits(&rounded, -(1 << width), width + 1);

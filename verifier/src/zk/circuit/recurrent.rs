@@ -135,7 +135,7 @@ impl Builder {
         let arguments = width(i16::MAX.into());
         let high = magnitude.split_off(arguments.min(magnitude.len()));
         magnitude.resize(arguments, Number::constant(0));
-        let beyond = self.is_not_zero(&sum(&high));
+        let beyond = self.any(&high);
         let within = self.gate_segment(&magnitude);
         let last = Number::constant(gate::half_tanh(i16::MAX).into());
         let value = self.select(&beyond, &last, &within);

@@ -7,6 +7,8 @@
 //! At each level of a tree, indicators say which node is reached: one of them is one, or none if the path has ended in a
 //! leaf above. They choose the node's feature and threshold, and one comparison serves the level.
 
+use std::collections::BTreeMap;
+
 use haca_kernels::view::{Branch, Child, Outputs, Trees};
 
 use super::builder::{Builder, Number};
@@ -93,13 +95,19 @@ impl Walk<'_> {
         let mut bounds = vec![(i128::MAX, i128::MIN); targets];
         let mut level = vec![(Number::constant(1), root)];
         while !level.is_empty() {
-            let mut nodes = Vec::new();
+            // Two ways may lead to one node: at most one of them is taken.
+            let mut reached: BTreeMap<usize, Number> = BTreeMap::new();
             for (flag, child) in level {
                 match child {
-                    Child::Node(node) => nodes.push((flag, &self.branches[node])),
+                    Child::Node(node) => {
+                        let ways = reached.entry(node).or_insert_with(|| Number::constant(0));
+                        *ways = ways.plus(&flag).within(0, 1);
+                    }
                     Child::Leaf(leaf) => self.reach(leaf, &flag, &mut shares, &mut bounds),
                 }
             }
+            let nodes: Vec<(Number, &Branch)> =
+                reached.into_iter().map(|(node, flag)| (flag, &self.branches[node])).collect();
             level = if nodes.is_empty() { Vec::new() } else { self.descend(builder, &nodes) };
         }
         // Exactly one leaf is reached.
