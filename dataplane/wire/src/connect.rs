@@ -20,6 +20,9 @@ pub struct Connect {
     /// Public key of the development issuer, where one stands in for a TEE. Says nothing about hardware.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub development_issuer: Option<Digest>,
+    /// The Ed25519 key of the verifier that signs verdicts on proofs, where the node offers mode `zk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verifier_key: Option<Digest>,
 }
 
 /// Why a `connect.toml` could not be read or written.
@@ -80,6 +83,7 @@ mod tests {
             node_key: NodeId([2; 32]),
             log_key: "log+1234+AAAA".into(),
             development_issuer: None,
+            verifier_key: None,
         };
         let text = toml::to_string(&connect).unwrap();
         assert_eq!(toml::from_str::<Connect>(&text).unwrap(), connect);

@@ -40,10 +40,14 @@ pub enum FrameKind {
     Pushed = 11,
     /// The call on this stream, or the whole session, was refused.
     Refusal = 12,
+    /// Asks for the proofs of requests of mode `zk`.
+    AwaitProofs = 13,
+    /// Its answer.
+    ProofStates = 14,
 }
 
 impl FrameKind {
-    const ALL: [FrameKind; 12] = [
+    const ALL: [FrameKind; 14] = [
         FrameKind::Hello,
         FrameKind::Welcome,
         FrameKind::Request,
@@ -56,6 +60,8 @@ impl FrameKind {
         FrameKind::ModelChunk,
         FrameKind::Pushed,
         FrameKind::Refusal,
+        FrameKind::AwaitProofs,
+        FrameKind::ProofStates,
     ];
 
     fn from_wire(number: u8) -> Option<Self> {

@@ -11,6 +11,7 @@
 //! value or an error, never panics, and checks each length before it allocates.
 
 pub mod connect;
+pub mod event;
 pub mod evidence;
 pub mod frame;
 pub mod ids;

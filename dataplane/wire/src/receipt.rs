@@ -1,10 +1,12 @@
 //! The receipt: a leaf, its path to the root of the batch it was answered in, and the node's signature over that root;
-//! and the receipt file, which also keeps the evidence and the proof that the log holds the leaf.
+//! and the receipt file, which also keeps the evidence, the proof that the log holds the leaf and, in mode `zk`, that of the output.
 
+use crate::event::{ProofEvent, VerdictEvent};
 use crate::fb;
 use crate::ids::Digest;
 use crate::leaf::{Leaf, LeafError};
 use crate::merkle;
+use crate::message::proof::{proof_event, verdict_event};
 use crate::message::{DecodeError, Encoder, decode_root, digests_to_bytes, required_path};
 use crate::sign::{self, SIGNATURE_LEN};
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
@@ -162,6 +164,23 @@ pub struct Inclusion {
     pub checkpoint: String,
 }
 
+/// The proof of a receipt of mode `zk`, and what the log says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiptProof {
+    /// The proof.
+    pub proof: ProofEvent,
+    /// That the log holds it.
+    pub proof_inclusion: Inclusion,
+    /// What a verifier said of it.
+    pub verdict: VerdictEvent,
+    /// That the log holds that.
+    pub verdict_inclusion: Inclusion,
+    /// The output's integers, row-major: what the proof says, before they become floats.
+    pub output: Vec<i64>,
+    /// The verification key's bytes.
+    pub key: Vec<u8>,
+}
+
 /// What `haca infer --receipts` stores and `haca verify` reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiptFile {
@@ -171,6 +190,8 @@ pub struct ReceiptFile {
     pub evidence: Option<Vec<u8>>,
     /// The log's proof, once there is one.
     pub inclusion: Option<Inclusion>,
+    /// The proof, of a receipt of mode `zk`, once there is one.
+    pub proof: Option<ReceiptProof>,
 }
 
 /// Begins every receipt file.
@@ -186,18 +207,10 @@ impl ReceiptFile {
         Encoder::new().root(&mut file, |builder| {
             let receipt = Some(self.receipt.to_fb(builder));
             let evidence = self.evidence.as_ref().map(|evidence| builder.create_vector(evidence));
-            let inclusion = self.inclusion.as_ref().map(|inclusion| {
-                let path = Some(builder.create_vector(&digests_to_bytes(&inclusion.path)));
-                let checkpoint = Some(builder.create_string(&inclusion.checkpoint));
-                let args = fb::InclusionArgs {
-                    index: inclusion.index,
-                    tree_size: inclusion.tree_size,
-                    path,
-                    checkpoint,
-                };
-                fb::Inclusion::create(builder, &args)
-            });
-            fb::ReceiptFile::create(builder, &fb::ReceiptFileArgs { receipt, evidence, inclusion })
+            let inclusion = self.inclusion.as_ref().map(|inclusion| inclusion.to_fb(builder));
+            let proof = self.proof.as_ref().map(|proof| proof.to_fb(builder));
+            let args = fb::ReceiptFileArgs { receipt, evidence, inclusion, proof };
+            fb::ReceiptFile::create(builder, &args)
         });
         file
     }
@@ -217,15 +230,53 @@ impl ReceiptFile {
         Ok(Self {
             receipt: Receipt::from_fb(file.receipt())?,
             evidence: file.evidence().map(|evidence| evidence.bytes().to_vec()),
-            inclusion: match file.inclusion() {
-                None => None,
-                Some(inclusion) => Some(Inclusion {
-                    index: inclusion.index(),
-                    tree_size: inclusion.tree_size(),
-                    path: required_path("inclusion.path", inclusion.path())?,
-                    checkpoint: inclusion.checkpoint().to_owned(),
-                }),
-            },
+            inclusion: file.inclusion().map(Inclusion::from_fb).transpose()?,
+            proof: file.proof().map(ReceiptProof::from_fb).transpose()?,
+        })
+    }
+}
+
+impl Inclusion {
+    fn to_fb<'b>(&self, builder: &mut FlatBufferBuilder<'b>) -> WIPOffset<fb::Inclusion<'b>> {
+        let path = Some(builder.create_vector(&digests_to_bytes(&self.path)));
+        let checkpoint = Some(builder.create_string(&self.checkpoint));
+        let args = fb::InclusionArgs { index: self.index, tree_size: self.tree_size, path, checkpoint };
+        fb::Inclusion::create(builder, &args)
+    }
+
+    fn from_fb(inclusion: fb::Inclusion<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            index: inclusion.index(),
+            tree_size: inclusion.tree_size(),
+            path: required_path("inclusion.path", inclusion.path())?,
+            checkpoint: inclusion.checkpoint().to_owned(),
+        })
+    }
+}
+
+impl ReceiptProof {
+    fn to_fb<'b>(&self, builder: &mut FlatBufferBuilder<'b>) -> WIPOffset<fb::ReceiptProof<'b>> {
+        let mut logged = |leaf: &[u8], inclusion: &Inclusion| {
+            let leaf = Some(builder.create_vector(leaf));
+            let inclusion = Some(inclusion.to_fb(builder));
+            fb::LoggedEvent::create(builder, &fb::LoggedEventArgs { leaf, inclusion })
+        };
+        let proof = Some(logged(&self.proof.encode(), &self.proof_inclusion));
+        let verdict = Some(logged(&self.verdict.encode(), &self.verdict_inclusion));
+        let output = Some(builder.create_vector(&self.output));
+        let key = Some(builder.create_vector(&self.key));
+        fb::ReceiptProof::create(builder, &fb::ReceiptProofArgs { proof, verdict, output, key })
+    }
+
+    fn from_fb(proof: fb::ReceiptProof<'_>) -> Result<Self, DecodeError> {
+        let (logged, judged) = (proof.proof(), proof.verdict());
+        Ok(Self {
+            proof: proof_event(logged.leaf())?,
+            proof_inclusion: Inclusion::from_fb(logged.inclusion())?,
+            verdict: verdict_event(judged.leaf())?,
+            verdict_inclusion: Inclusion::from_fb(judged.inclusion())?,
+            output: proof.output().iter().collect(),
+            key: proof.key().bytes().to_vec(),
         })
     }
 }
@@ -233,6 +284,7 @@ impl ReceiptFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{self, VerifierKey};
     use crate::leaf::tests::any_leaf;
     use crate::merkle::BatchTree;
     use crate::sign::NodeKey;
@@ -287,12 +339,26 @@ mod tests {
         }
 
         #[test]
-        fn files_round_trip(leaves in prop::collection::vec(any_leaf(), 1..9), evidence: Option<Vec<u8>>, logged: bool) {
+        fn files_round_trip(
+            leaves in prop::collection::vec(any_leaf(), 1..9), evidence: Option<Vec<u8>>, logged: bool, output: Vec<i64>,
+        ) {
             for receipt in receipts(leaves) {
                 let inclusion = logged.then(|| Inclusion {
                     index: 7, tree_size: 9, path: receipt.path.clone(), checkpoint: "a\nb\n".into(),
                 });
-                let file = ReceiptFile { receipt, evidence: evidence.clone(), inclusion };
+                let event = ProofEvent {
+                    id: event::proof_id(&Digest([1; 32])), index: 7, time: 8, key: Digest([2; 32]), proof: [3; 192],
+                };
+                let verdict = VerifierKey::from_seed(&[4; 32]).verdict(&event, 9, true, 10);
+                let proof = inclusion.clone().map(|inclusion| ReceiptProof {
+                    proof: event,
+                    proof_inclusion: inclusion.clone(),
+                    verdict,
+                    verdict_inclusion: inclusion,
+                    output: output.clone(),
+                    key: vec![5; 600],
+                });
+                let file = ReceiptFile { receipt, evidence: evidence.clone(), inclusion, proof };
                 prop_assert_eq!(ReceiptFile::decode(&file.encode()), Ok(file));
             }
         }
@@ -310,7 +376,7 @@ mod tests {
             leaf in any_leaf(), at in any::<prop::sample::Index>(), byte: u8,
         ) {
             let receipt = receipts(vec![leaf]).remove(0);
-            let mut bytes = ReceiptFile { receipt, evidence: Some(vec![1; 30]), inclusion: None }.encode();
+            let mut bytes = ReceiptFile { receipt, evidence: Some(vec![1; 30]), inclusion: None, proof: None }.encode();
             let at = at.index(bytes.len());
             bytes[at] = byte;
             if let Ok(file) = ReceiptFile::decode(&bytes) {

@@ -148,6 +148,20 @@ vocabulary! {
     }
 }
 
+vocabulary! {
+    /// What became of the proof of a request of mode `zk`.
+    ProofOutcome {
+        /// Proven, and a verifier accepted the proof; both are in the log.
+        Proved = proved => "proved",
+        /// A verifier refused the proof.
+        Refused = refused => "refused",
+        /// There is no proof, and there will be none.
+        Failed = failed => "failed",
+        /// The log holds no leaf of mode `zk` for this request, and none is on its way.
+        Unknown = unknown => "unknown",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -515,6 +515,99 @@ impl<'a> flatbuffers::Verifiable for LogOutcome {
 }
 
 impl flatbuffers::SimpleToVerifyInSlice for LogOutcome {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_PROOF_OUTCOME: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_PROOF_OUTCOME: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_PROOF_OUTCOME: [ProofOutcome; 4] = [
+  ProofOutcome::proved,
+  ProofOutcome::refused,
+  ProofOutcome::failed,
+  ProofOutcome::unknown,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct ProofOutcome(pub u8);
+#[allow(non_upper_case_globals)]
+impl ProofOutcome {
+  pub const proved: Self = Self(0);
+  pub const refused: Self = Self(1);
+  pub const failed: Self = Self(2);
+  pub const unknown: Self = Self(3);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::proved,
+    Self::refused,
+    Self::failed,
+    Self::unknown,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::proved => Some("proved"),
+      Self::refused => Some("refused"),
+      Self::failed => Some("failed"),
+      Self::unknown => Some("unknown"),
+      _ => None,
+    }
+  }
+}
+impl core::fmt::Debug for ProofOutcome {
+  fn fmt(&self, f: &mut core::fmt::Formatter) -> core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> flatbuffers::Follow<'a> for ProofOutcome {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = flatbuffers::read_scalar_at::<u8>(buf, loc);
+    Self(b)
+  }
+}
+
+impl flatbuffers::Push for ProofOutcome {
+    type Output = ProofOutcome;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        flatbuffers::emplace_scalar::<u8>(dst, self.0);
+    }
+}
+
+impl flatbuffers::EndianScalar for ProofOutcome {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> flatbuffers::Verifiable for ProofOutcome {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl flatbuffers::SimpleToVerifyInSlice for ProofOutcome {}
 // struct RequestId, aligned to 1
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -1049,6 +1142,7 @@ impl<'a> Model<'a> {
   pub const VT_ACCEPTS_I16: flatbuffers::VOffsetT = 14;
   pub const VT_MAX_BATCH: flatbuffers::VOffsetT = 16;
   pub const VT_STEP_SHAPE: flatbuffers::VOffsetT = 18;
+  pub const VT_ZK_REFUSED: flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -1060,6 +1154,7 @@ impl<'a> Model<'a> {
     args: &'args ModelArgs<'args>
   ) -> flatbuffers::WIPOffset<Model<'bldr>> {
     let mut builder = ModelBuilder::new(_fbb);
+    if let Some(x) = args.zk_refused { builder.add_zk_refused(x); }
     if let Some(x) = args.step_shape { builder.add_step_shape(x); }
     builder.add_max_batch(args.max_batch);
     if let Some(x) = args.output_shape { builder.add_output_shape(x); }
@@ -1128,6 +1223,13 @@ impl<'a> Model<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u32>>>(Model::VT_STEP_SHAPE, None)}
   }
+  #[inline]
+  pub fn zk_refused(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<&str>>(Model::VT_ZK_REFUSED, None)}
+  }
 }
 
 impl flatbuffers::Verifiable for Model<'_> {
@@ -1145,6 +1247,7 @@ impl flatbuffers::Verifiable for Model<'_> {
      .visit_field::<bool>("accepts_i16", Self::VT_ACCEPTS_I16, false)?
      .visit_field::<u32>("max_batch", Self::VT_MAX_BATCH, false)?
      .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("step_shape", Self::VT_STEP_SHAPE, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<&str>>("zk_refused", Self::VT_ZK_REFUSED, false)?
      .finish();
     Ok(())
   }
@@ -1158,6 +1261,7 @@ pub struct ModelArgs<'a> {
     pub accepts_i16: bool,
     pub max_batch: u32,
     pub step_shape: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
+    pub zk_refused: Option<flatbuffers::WIPOffset<&'a str>>,
 }
 impl<'a> Default for ModelArgs<'a> {
   #[inline]
@@ -1171,6 +1275,7 @@ impl<'a> Default for ModelArgs<'a> {
       accepts_i16: false,
       max_batch: 0,
       step_shape: None,
+      zk_refused: None,
     }
   }
 }
@@ -1213,6 +1318,10 @@ impl<'a: 'b, 'b> ModelBuilder<'a, 'b> {
     self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Model::VT_STEP_SHAPE, step_shape);
   }
   #[inline]
+  pub fn add_zk_refused(&mut self, zk_refused: flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Model::VT_ZK_REFUSED, zk_refused);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ModelBuilder<'a, 'b> {
     let start = _fbb.start_table();
     ModelBuilder {
@@ -1242,6 +1351,7 @@ impl core::fmt::Debug for Model<'_> {
       ds.field("accepts_i16", &self.accepts_i16());
       ds.field("max_batch", &self.max_batch());
       ds.field("step_shape", &self.step_shape());
+      ds.field("zk_refused", &self.zk_refused());
       ds.finish()
   }
 }
@@ -2119,6 +2229,7 @@ impl<'a> Response<'a> {
   pub const VT_RECEIPT: flatbuffers::VOffsetT = 10;
   pub const VT_DETAIL: flatbuffers::VOffsetT = 12;
   pub const VT_RETRY_AFTER_US: flatbuffers::VOffsetT = 14;
+  pub const VT_PROOF_DELAY_MS: flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -2130,6 +2241,7 @@ impl<'a> Response<'a> {
     args: &'args ResponseArgs<'args>
   ) -> flatbuffers::WIPOffset<Response<'bldr>> {
     let mut builder = ResponseBuilder::new(_fbb);
+    builder.add_proof_delay_ms(args.proof_delay_ms);
     builder.add_retry_after_us(args.retry_after_us);
     if let Some(x) = args.detail { builder.add_detail(x); }
     if let Some(x) = args.receipt { builder.add_receipt(x); }
@@ -2182,6 +2294,13 @@ impl<'a> Response<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Response::VT_RETRY_AFTER_US, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn proof_delay_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Response::VT_PROOF_DELAY_MS, Some(0)).unwrap()}
+  }
 }
 
 impl flatbuffers::Verifiable for Response<'_> {
@@ -2197,6 +2316,7 @@ impl flatbuffers::Verifiable for Response<'_> {
      .visit_field::<flatbuffers::ForwardsUOffset<Receipt>>("receipt", Self::VT_RECEIPT, false)?
      .visit_field::<flatbuffers::ForwardsUOffset<&str>>("detail", Self::VT_DETAIL, false)?
      .visit_field::<u32>("retry_after_us", Self::VT_RETRY_AFTER_US, false)?
+     .visit_field::<u32>("proof_delay_ms", Self::VT_PROOF_DELAY_MS, false)?
      .finish();
     Ok(())
   }
@@ -2208,6 +2328,7 @@ pub struct ResponseArgs<'a> {
     pub receipt: Option<flatbuffers::WIPOffset<Receipt<'a>>>,
     pub detail: Option<flatbuffers::WIPOffset<&'a str>>,
     pub retry_after_us: u32,
+    pub proof_delay_ms: u32,
 }
 impl<'a> Default for ResponseArgs<'a> {
   #[inline]
@@ -2219,6 +2340,7 @@ impl<'a> Default for ResponseArgs<'a> {
       receipt: None,
       detail: None,
       retry_after_us: 0,
+      proof_delay_ms: 0,
     }
   }
 }
@@ -2253,6 +2375,10 @@ impl<'a: 'b, 'b> ResponseBuilder<'a, 'b> {
     self.fbb_.push_slot::<u32>(Response::VT_RETRY_AFTER_US, retry_after_us, 0);
   }
   #[inline]
+  pub fn add_proof_delay_ms(&mut self, proof_delay_ms: u32) {
+    self.fbb_.push_slot::<u32>(Response::VT_PROOF_DELAY_MS, proof_delay_ms, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ResponseBuilder<'a, 'b> {
     let start = _fbb.start_table();
     ResponseBuilder {
@@ -2277,6 +2403,7 @@ impl core::fmt::Debug for Response<'_> {
       ds.field("receipt", &self.receipt());
       ds.field("detail", &self.detail());
       ds.field("retry_after_us", &self.retry_after_us());
+      ds.field("proof_delay_ms", &self.proof_delay_ms());
       ds.finish()
   }
 }
@@ -2672,6 +2799,483 @@ impl core::fmt::Debug for ReceiptStates<'_> {
       ds.field("entries", &self.entries());
       ds.field("tree_size", &self.tree_size());
       ds.field("checkpoint", &self.checkpoint());
+      ds.finish()
+  }
+}
+pub enum AwaitProofsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AwaitProofs<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for AwaitProofs<'a> {
+  type Inner = AwaitProofs<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> AwaitProofs<'a> {
+  pub const VT_IDS: flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    AwaitProofs { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args AwaitProofsArgs<'args>
+  ) -> flatbuffers::WIPOffset<AwaitProofs<'bldr>> {
+    let mut builder = AwaitProofsBuilder::new(_fbb);
+    if let Some(x) = args.ids { builder.add_ids(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ids(&self) -> flatbuffers::Vector<'a, RequestId> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, RequestId>>>(AwaitProofs::VT_IDS, None).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for AwaitProofs<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, RequestId>>>("ids", Self::VT_IDS, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AwaitProofsArgs<'a> {
+    pub ids: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, RequestId>>>,
+}
+impl<'a> Default for AwaitProofsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AwaitProofsArgs {
+      ids: None, // required field
+    }
+  }
+}
+
+pub struct AwaitProofsBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> AwaitProofsBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_ids(&mut self, ids: flatbuffers::WIPOffset<flatbuffers::Vector<'b , RequestId>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(AwaitProofs::VT_IDS, ids);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> AwaitProofsBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    AwaitProofsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<AwaitProofs<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, AwaitProofs::VT_IDS,"ids");
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for AwaitProofs<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("AwaitProofs");
+      ds.field("ids", &self.ids());
+      ds.finish()
+  }
+}
+pub enum ProofEntryOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ProofEntry<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for ProofEntry<'a> {
+  type Inner = ProofEntry<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> ProofEntry<'a> {
+  pub const VT_OUTCOME: flatbuffers::VOffsetT = 4;
+  pub const VT_PROOF: flatbuffers::VOffsetT = 6;
+  pub const VT_VERDICT: flatbuffers::VOffsetT = 8;
+  pub const VT_OUTPUT: flatbuffers::VOffsetT = 10;
+  pub const VT_DETAIL: flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    ProofEntry { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args ProofEntryArgs<'args>
+  ) -> flatbuffers::WIPOffset<ProofEntry<'bldr>> {
+    let mut builder = ProofEntryBuilder::new(_fbb);
+    if let Some(x) = args.detail { builder.add_detail(x); }
+    if let Some(x) = args.output { builder.add_output(x); }
+    if let Some(x) = args.verdict { builder.add_verdict(x); }
+    if let Some(x) = args.proof { builder.add_proof(x); }
+    builder.add_outcome(args.outcome);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn outcome(&self) -> ProofOutcome {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ProofOutcome>(ProofEntry::VT_OUTCOME, Some(ProofOutcome::proved)).unwrap()}
+  }
+  #[inline]
+  pub fn proof(&self) -> Option<flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u8>>>(ProofEntry::VT_PROOF, None)}
+  }
+  #[inline]
+  pub fn verdict(&self) -> Option<flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u8>>>(ProofEntry::VT_VERDICT, None)}
+  }
+  #[inline]
+  pub fn output(&self) -> Option<flatbuffers::Vector<'a, i64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i64>>>(ProofEntry::VT_OUTPUT, None)}
+  }
+  #[inline]
+  pub fn detail(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<&str>>(ProofEntry::VT_DETAIL, None)}
+  }
+}
+
+impl flatbuffers::Verifiable for ProofEntry<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<ProofOutcome>("outcome", Self::VT_OUTCOME, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u8>>>("proof", Self::VT_PROOF, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u8>>>("verdict", Self::VT_VERDICT, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i64>>>("output", Self::VT_OUTPUT, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<&str>>("detail", Self::VT_DETAIL, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ProofEntryArgs<'a> {
+    pub outcome: ProofOutcome,
+    pub proof: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u8>>>,
+    pub verdict: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u8>>>,
+    pub output: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i64>>>,
+    pub detail: Option<flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for ProofEntryArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ProofEntryArgs {
+      outcome: ProofOutcome::proved,
+      proof: None,
+      verdict: None,
+      output: None,
+      detail: None,
+    }
+  }
+}
+
+pub struct ProofEntryBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> ProofEntryBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_outcome(&mut self, outcome: ProofOutcome) {
+    self.fbb_.push_slot::<ProofOutcome>(ProofEntry::VT_OUTCOME, outcome, ProofOutcome::proved);
+  }
+  #[inline]
+  pub fn add_proof(&mut self, proof: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(ProofEntry::VT_PROOF, proof);
+  }
+  #[inline]
+  pub fn add_verdict(&mut self, verdict: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(ProofEntry::VT_VERDICT, verdict);
+  }
+  #[inline]
+  pub fn add_output(&mut self, output: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i64>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(ProofEntry::VT_OUTPUT, output);
+  }
+  #[inline]
+  pub fn add_detail(&mut self, detail: flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(ProofEntry::VT_DETAIL, detail);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ProofEntryBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    ProofEntryBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<ProofEntry<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for ProofEntry<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("ProofEntry");
+      ds.field("outcome", &self.outcome());
+      ds.field("proof", &self.proof());
+      ds.field("verdict", &self.verdict());
+      ds.field("output", &self.output());
+      ds.field("detail", &self.detail());
+      ds.finish()
+  }
+}
+pub enum ProofKeyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ProofKey<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for ProofKey<'a> {
+  type Inner = ProofKey<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> ProofKey<'a> {
+  pub const VT_BYTES: flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    ProofKey { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args ProofKeyArgs<'args>
+  ) -> flatbuffers::WIPOffset<ProofKey<'bldr>> {
+    let mut builder = ProofKeyBuilder::new(_fbb);
+    if let Some(x) = args.bytes { builder.add_bytes(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn bytes(&self) -> flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u8>>>(ProofKey::VT_BYTES, None).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for ProofKey<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u8>>>("bytes", Self::VT_BYTES, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ProofKeyArgs<'a> {
+    pub bytes: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for ProofKeyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ProofKeyArgs {
+      bytes: None, // required field
+    }
+  }
+}
+
+pub struct ProofKeyBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> ProofKeyBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_bytes(&mut self, bytes: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(ProofKey::VT_BYTES, bytes);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ProofKeyBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    ProofKeyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<ProofKey<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ProofKey::VT_BYTES,"bytes");
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for ProofKey<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("ProofKey");
+      ds.field("bytes", &self.bytes());
+      ds.finish()
+  }
+}
+pub enum ProofStatesOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ProofStates<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for ProofStates<'a> {
+  type Inner = ProofStates<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> ProofStates<'a> {
+  pub const VT_ENTRIES: flatbuffers::VOffsetT = 4;
+  pub const VT_KEYS: flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    ProofStates { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args ProofStatesArgs<'args>
+  ) -> flatbuffers::WIPOffset<ProofStates<'bldr>> {
+    let mut builder = ProofStatesBuilder::new(_fbb);
+    if let Some(x) = args.keys { builder.add_keys(x); }
+    if let Some(x) = args.entries { builder.add_entries(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn entries(&self) -> flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<ProofEntry<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<ProofEntry>>>>(ProofStates::VT_ENTRIES, None).unwrap()}
+  }
+  #[inline]
+  pub fn keys(&self) -> flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<ProofKey<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<ProofKey>>>>(ProofStates::VT_KEYS, None).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for ProofStates<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, flatbuffers::ForwardsUOffset<ProofEntry>>>>("entries", Self::VT_ENTRIES, true)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, flatbuffers::ForwardsUOffset<ProofKey>>>>("keys", Self::VT_KEYS, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ProofStatesArgs<'a> {
+    pub entries: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<ProofEntry<'a>>>>>,
+    pub keys: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<ProofKey<'a>>>>>,
+}
+impl<'a> Default for ProofStatesArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ProofStatesArgs {
+      entries: None, // required field
+      keys: None, // required field
+    }
+  }
+}
+
+pub struct ProofStatesBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> ProofStatesBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_entries(&mut self, entries: flatbuffers::WIPOffset<flatbuffers::Vector<'b , flatbuffers::ForwardsUOffset<ProofEntry<'b >>>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(ProofStates::VT_ENTRIES, entries);
+  }
+  #[inline]
+  pub fn add_keys(&mut self, keys: flatbuffers::WIPOffset<flatbuffers::Vector<'b , flatbuffers::ForwardsUOffset<ProofKey<'b >>>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(ProofStates::VT_KEYS, keys);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ProofStatesBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    ProofStatesBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<ProofStates<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ProofStates::VT_ENTRIES,"entries");
+    self.fbb_.required(o, ProofStates::VT_KEYS,"keys");
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for ProofStates<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("ProofStates");
+      ds.field("entries", &self.entries());
+      ds.field("keys", &self.keys());
       ds.finish()
   }
 }
@@ -3381,6 +3985,274 @@ impl core::fmt::Debug for Inclusion<'_> {
       ds.finish()
   }
 }
+pub enum LoggedEventOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct LoggedEvent<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for LoggedEvent<'a> {
+  type Inner = LoggedEvent<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> LoggedEvent<'a> {
+  pub const VT_LEAF: flatbuffers::VOffsetT = 4;
+  pub const VT_INCLUSION: flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    LoggedEvent { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args LoggedEventArgs<'args>
+  ) -> flatbuffers::WIPOffset<LoggedEvent<'bldr>> {
+    let mut builder = LoggedEventBuilder::new(_fbb);
+    if let Some(x) = args.inclusion { builder.add_inclusion(x); }
+    if let Some(x) = args.leaf { builder.add_leaf(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn leaf(&self) -> flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u8>>>(LoggedEvent::VT_LEAF, None).unwrap()}
+  }
+  #[inline]
+  pub fn inclusion(&self) -> Inclusion<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<Inclusion>>(LoggedEvent::VT_INCLUSION, None).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for LoggedEvent<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u8>>>("leaf", Self::VT_LEAF, true)?
+     .visit_field::<flatbuffers::ForwardsUOffset<Inclusion>>("inclusion", Self::VT_INCLUSION, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LoggedEventArgs<'a> {
+    pub leaf: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u8>>>,
+    pub inclusion: Option<flatbuffers::WIPOffset<Inclusion<'a>>>,
+}
+impl<'a> Default for LoggedEventArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LoggedEventArgs {
+      leaf: None, // required field
+      inclusion: None, // required field
+    }
+  }
+}
+
+pub struct LoggedEventBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> LoggedEventBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_leaf(&mut self, leaf: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(LoggedEvent::VT_LEAF, leaf);
+  }
+  #[inline]
+  pub fn add_inclusion(&mut self, inclusion: flatbuffers::WIPOffset<Inclusion<'b >>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<Inclusion>>(LoggedEvent::VT_INCLUSION, inclusion);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> LoggedEventBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    LoggedEventBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<LoggedEvent<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, LoggedEvent::VT_LEAF,"leaf");
+    self.fbb_.required(o, LoggedEvent::VT_INCLUSION,"inclusion");
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for LoggedEvent<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("LoggedEvent");
+      ds.field("leaf", &self.leaf());
+      ds.field("inclusion", &self.inclusion());
+      ds.finish()
+  }
+}
+pub enum ReceiptProofOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ReceiptProof<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for ReceiptProof<'a> {
+  type Inner = ReceiptProof<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> ReceiptProof<'a> {
+  pub const VT_PROOF: flatbuffers::VOffsetT = 4;
+  pub const VT_VERDICT: flatbuffers::VOffsetT = 6;
+  pub const VT_OUTPUT: flatbuffers::VOffsetT = 8;
+  pub const VT_KEY: flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    ReceiptProof { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args ReceiptProofArgs<'args>
+  ) -> flatbuffers::WIPOffset<ReceiptProof<'bldr>> {
+    let mut builder = ReceiptProofBuilder::new(_fbb);
+    if let Some(x) = args.key { builder.add_key(x); }
+    if let Some(x) = args.output { builder.add_output(x); }
+    if let Some(x) = args.verdict { builder.add_verdict(x); }
+    if let Some(x) = args.proof { builder.add_proof(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn proof(&self) -> LoggedEvent<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<LoggedEvent>>(ReceiptProof::VT_PROOF, None).unwrap()}
+  }
+  #[inline]
+  pub fn verdict(&self) -> LoggedEvent<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<LoggedEvent>>(ReceiptProof::VT_VERDICT, None).unwrap()}
+  }
+  #[inline]
+  pub fn output(&self) -> flatbuffers::Vector<'a, i64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, i64>>>(ReceiptProof::VT_OUTPUT, None).unwrap()}
+  }
+  #[inline]
+  pub fn key(&self) -> flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'a, u8>>>(ReceiptProof::VT_KEY, None).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for ReceiptProof<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<flatbuffers::ForwardsUOffset<LoggedEvent>>("proof", Self::VT_PROOF, true)?
+     .visit_field::<flatbuffers::ForwardsUOffset<LoggedEvent>>("verdict", Self::VT_VERDICT, true)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, i64>>>("output", Self::VT_OUTPUT, true)?
+     .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReceiptProofArgs<'a> {
+    pub proof: Option<flatbuffers::WIPOffset<LoggedEvent<'a>>>,
+    pub verdict: Option<flatbuffers::WIPOffset<LoggedEvent<'a>>>,
+    pub output: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, i64>>>,
+    pub key: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for ReceiptProofArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReceiptProofArgs {
+      proof: None, // required field
+      verdict: None, // required field
+      output: None, // required field
+      key: None, // required field
+    }
+  }
+}
+
+pub struct ReceiptProofBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> ReceiptProofBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_proof(&mut self, proof: flatbuffers::WIPOffset<LoggedEvent<'b >>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<LoggedEvent>>(ReceiptProof::VT_PROOF, proof);
+  }
+  #[inline]
+  pub fn add_verdict(&mut self, verdict: flatbuffers::WIPOffset<LoggedEvent<'b >>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<LoggedEvent>>(ReceiptProof::VT_VERDICT, verdict);
+  }
+  #[inline]
+  pub fn add_output(&mut self, output: flatbuffers::WIPOffset<flatbuffers::Vector<'b , i64>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(ReceiptProof::VT_OUTPUT, output);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: flatbuffers::WIPOffset<flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(ReceiptProof::VT_KEY, key);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ReceiptProofBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    ReceiptProofBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<ReceiptProof<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ReceiptProof::VT_PROOF,"proof");
+    self.fbb_.required(o, ReceiptProof::VT_VERDICT,"verdict");
+    self.fbb_.required(o, ReceiptProof::VT_OUTPUT,"output");
+    self.fbb_.required(o, ReceiptProof::VT_KEY,"key");
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for ReceiptProof<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("ReceiptProof");
+      ds.field("proof", &self.proof());
+      ds.field("verdict", &self.verdict());
+      ds.field("output", &self.output());
+      ds.field("key", &self.key());
+      ds.finish()
+  }
+}
 pub enum ReceiptFileOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3400,6 +4272,7 @@ impl<'a> ReceiptFile<'a> {
   pub const VT_RECEIPT: flatbuffers::VOffsetT = 4;
   pub const VT_EVIDENCE: flatbuffers::VOffsetT = 6;
   pub const VT_INCLUSION: flatbuffers::VOffsetT = 8;
+  pub const VT_PROOF: flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -3411,6 +4284,7 @@ impl<'a> ReceiptFile<'a> {
     args: &'args ReceiptFileArgs<'args>
   ) -> flatbuffers::WIPOffset<ReceiptFile<'bldr>> {
     let mut builder = ReceiptFileBuilder::new(_fbb);
+    if let Some(x) = args.proof { builder.add_proof(x); }
     if let Some(x) = args.inclusion { builder.add_inclusion(x); }
     if let Some(x) = args.evidence { builder.add_evidence(x); }
     if let Some(x) = args.receipt { builder.add_receipt(x); }
@@ -3439,6 +4313,13 @@ impl<'a> ReceiptFile<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<Inclusion>>(ReceiptFile::VT_INCLUSION, None)}
   }
+  #[inline]
+  pub fn proof(&self) -> Option<ReceiptProof<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<ReceiptProof>>(ReceiptFile::VT_PROOF, None)}
+  }
 }
 
 impl flatbuffers::Verifiable for ReceiptFile<'_> {
@@ -3451,6 +4332,7 @@ impl flatbuffers::Verifiable for ReceiptFile<'_> {
      .visit_field::<flatbuffers::ForwardsUOffset<Receipt>>("receipt", Self::VT_RECEIPT, true)?
      .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u8>>>("evidence", Self::VT_EVIDENCE, false)?
      .visit_field::<flatbuffers::ForwardsUOffset<Inclusion>>("inclusion", Self::VT_INCLUSION, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<ReceiptProof>>("proof", Self::VT_PROOF, false)?
      .finish();
     Ok(())
   }
@@ -3459,6 +4341,7 @@ pub struct ReceiptFileArgs<'a> {
     pub receipt: Option<flatbuffers::WIPOffset<Receipt<'a>>>,
     pub evidence: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u8>>>,
     pub inclusion: Option<flatbuffers::WIPOffset<Inclusion<'a>>>,
+    pub proof: Option<flatbuffers::WIPOffset<ReceiptProof<'a>>>,
 }
 impl<'a> Default for ReceiptFileArgs<'a> {
   #[inline]
@@ -3467,6 +4350,7 @@ impl<'a> Default for ReceiptFileArgs<'a> {
       receipt: None, // required field
       evidence: None,
       inclusion: None,
+      proof: None,
     }
   }
 }
@@ -3487,6 +4371,10 @@ impl<'a: 'b, 'b> ReceiptFileBuilder<'a, 'b> {
   #[inline]
   pub fn add_inclusion(&mut self, inclusion: flatbuffers::WIPOffset<Inclusion<'b >>) {
     self.fbb_.push_slot_always::<flatbuffers::WIPOffset<Inclusion>>(ReceiptFile::VT_INCLUSION, inclusion);
+  }
+  #[inline]
+  pub fn add_proof(&mut self, proof: flatbuffers::WIPOffset<ReceiptProof<'b >>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<ReceiptProof>>(ReceiptFile::VT_PROOF, proof);
   }
   #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ReceiptFileBuilder<'a, 'b> {
@@ -3510,6 +4398,7 @@ impl core::fmt::Debug for ReceiptFile<'_> {
       ds.field("receipt", &self.receipt());
       ds.field("evidence", &self.evidence());
       ds.field("inclusion", &self.inclusion());
+      ds.field("proof", &self.proof());
       ds.finish()
   }
 }

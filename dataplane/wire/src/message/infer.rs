@@ -90,6 +90,8 @@ pub struct Answer<'a> {
     pub output: TensorView<'a>,
     /// The receipt.
     pub receipt: ReceiptParts<'a>,
+    /// In mode `zk`: milliseconds until the proof is expected to be in the log; else zero.
+    pub proof_delay_ms: u32,
 }
 
 impl Answer<'_> {
@@ -105,6 +107,7 @@ impl Answer<'_> {
                 receipt,
                 detail: None,
                 retry_after_us: 0,
+                proof_delay_ms: self.proof_delay_ms,
             };
             fb::Response::create(builder, &args)
         });
@@ -130,6 +133,7 @@ pub fn encode_refused(
             receipt: None,
             detail,
             retry_after_us,
+            proof_delay_ms: 0,
         };
         fb::Response::create(builder, &args)
     });
@@ -142,6 +146,8 @@ pub struct Response<'a> {
     pub id: RequestId,
     /// Output and receipt, or why there are none.
     pub result: Result<(TensorView<'a>, Receipt), super::Refusal>,
+    /// In mode `zk`: milliseconds until the proof is expected to be in the log; else zero.
+    pub proof_delay_ms: u32,
 }
 
 impl<'a> Response<'a> {
@@ -164,7 +170,7 @@ impl<'a> Response<'a> {
                 retry_after_us: response.retry_after_us(),
             }),
         };
-        Ok(Self { id, result })
+        Ok(Self { id, result, proof_delay_ms: response.proof_delay_ms() })
     }
 }
 

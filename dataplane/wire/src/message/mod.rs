@@ -6,6 +6,7 @@
 pub mod infer;
 pub mod log;
 pub mod model;
+pub mod proof;
 pub mod session;
 
 use crate::frame::{self, FrameKind, HEADER_LEN};

@@ -32,6 +32,8 @@ pub struct ModelEntry {
     pub max_batch: u32,
     /// Shape of one time step, of a model that takes streams of them.
     pub step_shape: Option<Shape>,
+    /// Why mode `zk` is not to be had for it; `None`: it is.
+    pub zk_refused: Option<String>,
 }
 
 /// The table.
@@ -173,6 +175,7 @@ fn entry_to_fb<'b>(builder: &mut FlatBufferBuilder<'b>, model: &ModelEntry) -> W
     let input_shape = Some(builder.create_vector(model.input_shape.dims()));
     let output_shape = Some(builder.create_vector(model.output_shape.dims()));
     let step_shape = model.step_shape.map(|shape| builder.create_vector(shape.dims()));
+    let zk_refused = model.zk_refused.as_ref().map(|why| builder.create_string(why));
     let args = fb::ModelArgs {
         handle: model.handle,
         name,
@@ -182,6 +185,7 @@ fn entry_to_fb<'b>(builder: &mut FlatBufferBuilder<'b>, model: &ModelEntry) -> W
         accepts_i16: model.accepts_i16,
         max_batch: model.max_batch,
         step_shape,
+        zk_refused,
     };
     fb::Model::create(builder, &args)
 }
@@ -199,5 +203,6 @@ fn entry_from_fb(model: fb::Model<'_>) -> Result<ModelEntry, DecodeError> {
         accepts_i16: model.accepts_i16(),
         max_batch: model.max_batch(),
         step_shape: model.step_shape().map(shape).transpose()?,
+        zk_refused: model.zk_refused().map(str::to_owned),
     })
 }
