@@ -112,6 +112,7 @@ fn handed() -> Handed {
         node_key: node.node(),
         log_key: signed_note::new_ed25519_verifier_key(ORIGIN, &log.0.verifying_key()),
         development_issuer: Some(Digest(SigningKey::from_bytes(&root_seed).verifying_key().to_bytes())),
+        verifier_key: None,
     };
     connect.write(&dir.path().join("connect.toml")).unwrap();
     let binding = Binding {

@@ -5,6 +5,7 @@
 
 use crate::clock::Clock;
 use crate::metrics::ShardMetrics;
+use crate::proving::Backlog;
 use crate::refusal::Reason;
 use crate::shard::{Outbox, StreamKey};
 use crate::sign::{BatchSigner, Served};
@@ -14,6 +15,7 @@ use haca_settle::Appender;
 use haca_wire::message::Encoder;
 use haca_wire::message::infer::{Answer, Step, encode_refused};
 use haca_wire::message::model::ModelEntry;
+use haca_wire::opening;
 use haca_wire::tensor::{self, TensorView};
 use haca_wire::{Digest, Dtype, Mode, RequestId, SessionId, Status, sha256};
 use std::ops::Range;
@@ -102,6 +104,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) encoder: &'a mut Encoder,
     pub(crate) clock: &'a Clock,
     pub(crate) metrics: &'a ShardMetrics,
+    /// `None`: mode `zk` is not offered.
+    pub(crate) backlog: Option<&'a Backlog>,
 }
 
 /// A model as one shard serves it.
@@ -127,6 +131,18 @@ impl ServedModel {
 
     fn batches(&self) -> impl Iterator<Item = &Batch> {
         std::iter::once(&self.rows).chain(&self.steps)
+    }
+
+    /// Bytes that the opening of one answer takes in the log's queue.
+    pub(crate) fn opening_cost(&self) -> usize {
+        let model = self.rows.form.model();
+        Appender::opening_cost(opening::len(model.input_len(), model.output_len()))
+    }
+
+    /// The same for all that is staged of mode `zk`.
+    pub(crate) fn staged_openings(&self) -> usize {
+        let proven = self.rows.staged.iter().filter(|staged| staged.admission.mode == Mode::Zk);
+        proven.count() * self.opening_cost()
     }
 
     pub(crate) fn accepts(&self, dtype: Dtype) -> bool {
@@ -217,6 +233,13 @@ impl Form {
         }
     }
 
+    fn integers(&self, slot: usize) -> &[i64] {
+        match self {
+            Form::Rows(executor) => executor.output_fixed(slot),
+            Form::Steps(_) => unreachable!("steps are not proven"),
+        }
+    }
+
     fn write_output(&self, slot: usize, dtype: Dtype, out: &mut [u8]) {
         match self {
             Form::Rows(executor) => executor.write_output(slot, kernel_dtype(dtype), out),
@@ -232,6 +255,8 @@ struct Batch {
     inputs: Rows,
     /// Hashed first, sent once the batch is signed.
     outputs: Rows,
+    /// The integers of one output, as an opening has them.
+    integers: Vec<u8>,
     /// When the batch must run, if one is staged.
     fire_at: Option<Instant>,
     /// Running mean of what a run takes.
@@ -247,6 +272,7 @@ impl Batch {
             staged: Vec::with_capacity(max_batch),
             inputs,
             outputs,
+            integers: Vec::with_capacity(opening::len(0, model.output_len())),
             fire_at: None,
             run_time: Duration::ZERO,
             form,
@@ -292,7 +318,7 @@ impl Batch {
         if rows == 0 {
             return None;
         }
-        let Surroundings { signer, log, encoder, clock, metrics } = surroundings;
+        let Surroundings { signer, log, encoder, clock, metrics, backlog } = surroundings;
         let started = Instant::now();
         self.fire_at = None;
         // Another model's run may have come between admission and here.
@@ -302,6 +328,9 @@ impl Batch {
             }
             for Staged { admission, .. } in self.staged.drain(..) {
                 metrics.refusals[Status::DeadlineMissed as usize].add(1);
+                if let Some(backlog) = backlog.filter(|_| admission.mode == Mode::Zk) {
+                    backlog.leave(1);
+                }
                 outbox.answer(admission.stream, |out| {
                     let detail = "the deadline passed before the batch could run, so it was not computed";
                     encode_refused(encoder, out, admission.request, Status::DeadlineMissed, detail, 0);
@@ -339,9 +368,16 @@ impl Batch {
         }
         signer.finish();
         if let Some(log) = log {
-            for (leaf, hash) in signer.leaves().iter().zip(signer.hashes()) {
-                log.append_hashed(leaf, hash)
-                    .expect("requests are admitted only while the log's queue has room for them");
+            for (slot, (leaf, hash)) in signer.leaves().iter().zip(signer.hashes()).enumerate() {
+                let Staged { admission, dtype } = &self.staged[slot];
+                let appended = if admission.mode == Mode::Zk {
+                    self.integers.clear();
+                    opening::push_output(self.form.integers(slot), &mut self.integers);
+                    log.append_opened(leaf, hash, &[self.inputs.get(slot, *dtype), &self.integers])
+                } else {
+                    log.append_hashed(leaf, hash)
+                };
+                appended.expect("requests are admitted only while the log's queues have room for them");
             }
         }
         let signed = Instant::now();
@@ -350,7 +386,12 @@ impl Batch {
             metrics.service_time.record((signed - staged.admission.received).as_nanos() as u64);
             let data = self.outputs.get(slot, staged.dtype);
             let output = TensorView { dtype: staged.dtype, shape: entry.output_shape, data };
-            let answer = Answer { id: staged.admission.request, output, receipt: signer.receipt(slot) };
+            let proof_delay_ms = match backlog {
+                Some(backlog) if staged.admission.mode == Mode::Zk => milliseconds(backlog.delay()),
+                _ => 0,
+            };
+            let (id, receipt) = (staged.admission.request, signer.receipt(slot));
+            let answer = Answer { id, output, receipt, proof_delay_ms };
             outbox.answer(staged.admission.stream, |out| answer.encode(encoder, out));
         }
         let finished = Instant::now();
@@ -362,6 +403,11 @@ impl Batch {
         metrics.run_time.record(took.as_nanos() as u64);
         Some(finished)
     }
+}
+
+/// Rounded up: zero says that there will be no proof.
+fn milliseconds(delay: Duration) -> u32 {
+    u32::try_from(delay.as_millis()).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 fn kernel_dtype(dtype: Dtype) -> haca_kernels::Dtype {
@@ -427,6 +473,7 @@ mod tests {
             accepts_i16: false,
             max_batch: BATCH as u32,
             step_shape: stream.as_ref().map(|stream| shape(stream.model().input_shape())),
+            zk_refused: None,
         };
         let steps = stream.map(|stream| Steps::new(StreamExecutor::new(stream, BATCH), BATCH));
         ServedModel::new(entry, Executor::new(model, BATCH), steps, Duration::ZERO)
@@ -466,6 +513,7 @@ mod tests {
                 encoder: &mut self.encoder,
                 clock: &self.clock,
                 metrics: &self.metrics,
+                backlog: None,
             };
             served.run(&mut surroundings, &mut self.outbox);
         }

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod metrics;
 mod models;
 pub mod node;
+pub mod proving;
 mod push;
 pub mod quic;
 mod refusal;
@@ -26,3 +27,4 @@ pub mod transport;
 
 pub use config::Config;
 pub use node::Node;
+pub use proving::{Backlog, Proving};

@@ -5,6 +5,7 @@
 //! callers that have not listed the models again, until the table needs its place.
 
 use crate::batch::ServedModel;
+use crate::proving::AdmitModel;
 use crate::symbols::Steps;
 use haca_kernels::{Dtype, Executor, LoadError, Model, StreamExecutor};
 use haca_wire::message::model::ModelEntry;
@@ -64,19 +65,20 @@ pub(crate) struct Prepared {
 }
 
 /// The registry. Owned by the thread that takes pushes; knows the table, not the executors.
-#[derive(Debug)]
 pub(crate) struct Registry {
     limits: ModelLimits,
     shards: usize,
+    /// `None`: nobody proves.
+    admit: Option<Arc<AdmitModel>>,
     /// Handles ascend; the last entry of a name is the one in force.
     entries: Vec<ModelEntry>,
     next_handle: u32,
 }
 
 impl Registry {
-    pub(crate) fn new(limits: ModelLimits, shards: usize) -> Self {
+    pub(crate) fn new(limits: ModelLimits, shards: usize, admit: Option<Arc<AdmitModel>>) -> Self {
         assert!((1..=MAX_BATCH as usize).contains(&limits.max_batch), "the configuration bounds max_batch");
-        Self { limits, shards, entries: Vec::new(), next_handle: 1 }
+        Self { limits, shards, admit, entries: Vec::new(), next_handle: 1 }
     }
 
     /// Loads a model and builds what each shard needs to run it. The table stays as it is.
@@ -111,6 +113,10 @@ impl Registry {
             accepts_i16: model.accepts(Dtype::I16),
             max_batch: self.limits.max_batch as u32,
             step_shape,
+            zk_refused: self.admit.as_ref().map_or_else(
+                || Some("this node has no prover".to_owned()),
+                |admit| admit(&model, file).err(),
+            ),
         };
         let served = (0..self.shards)
             .map(|_| {
@@ -222,6 +228,7 @@ mod tests {
             accepts_i16: false,
             max_batch: 1,
             step_shape: None,
+            zk_refused: None,
         }
     }
 
@@ -235,7 +242,7 @@ mod tests {
     #[test]
     fn only_superseded_models_make_room() {
         let limits = ModelLimits { max_models: 2, max_batch: 1, max_delay: Duration::ZERO, max_symbols: 0 };
-        let mut registry = Registry::new(limits, 1);
+        let mut registry = Registry::new(limits, 1, None);
         registry.entries = vec![entry(1, "a"), entry(2, "b"), entry(3, "a")];
         assert_eq!(registry.make_room("b"), None);
         registry.entries.push(entry(4, "b"));

@@ -7,6 +7,7 @@
 //! | `development-issuer.key` | the root that stands in for a TEE; says nothing about hardware |
 //! | `models/` | the models that are served, one file each, named after the model |
 //! | `log/` | the settlement log |
+//! | `verifier.key`, `zk/` | of the prover and the verifier, where the node has them |
 
 use crate::attest::development;
 use crate::clock::Clock;
@@ -14,12 +15,13 @@ use crate::config::{Config, ConfigError};
 use crate::keys::{self, KeyError};
 use crate::metrics::ShardMetrics;
 use crate::models::Registry;
+use crate::proving::Proving;
 use crate::push::{KeptModelError, Pusher, RegistryThread};
 use crate::server::{Server, ServerError};
 use crate::session::{Inference, InferenceParts, MAX_AWAITS, Message, NodeFacts};
 use crate::shard::inbox::{Inbox, Letter};
 use crate::sign::{BatchSigner, Signing};
-use haca_settle::{CloseError, Log, LogHandle, LogKey, OpenError};
+use haca_settle::{Appender, CloseError, Log, LogHandle, LogKey, OpenError};
 use haca_wire::connect::{Connect, ConnectError};
 use haca_wire::evidence::{self, Binding};
 use haca_wire::sign::{NodeKey, OperatorKey};
@@ -86,16 +88,18 @@ pub struct Node {
     server: Server<Message>,
     registry: JoinHandle<()>,
     log: Log,
+    events: Vec<Appender>,
     connect: Connect,
     cpus: Vec<usize>,
 }
 
 impl Node {
-    /// Starts a node on `data` and returns once it serves. Writes `connect.toml`.
+    /// Starts a node on `data` and returns once it serves. Writes `connect.toml`. Without a prover, mode `zk` is
+    /// refused.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left running.
-    pub fn start(data: &Path, config: &Config) -> Result<Self, StartError> {
+    pub fn start(data: &Path, config: &Config, proving: Option<Proving>) -> Result<Self, StartError> {
         config.check()?;
         let cpus = config.cpus()?;
         let shards = cpus.len();
@@ -104,7 +108,9 @@ impl Node {
         // The log first: its lock says whether the directory is ours. Only its own key is needed before that.
         let log_key = LogKey::from_seed(&config.log.origin, &*keys::seed(&data.join("log.key"))?)?;
         let log_verifier_key = log_key.verifier_key().to_owned();
-        let (log, appenders) = Log::open(config.log_config(data), log_key, shards)?;
+        let events = if proving.is_some() { EVENT_APPENDERS } else { 0 };
+        let (log, mut appenders) = Log::open(config.log_config(data), log_key, shards + events)?;
+        let events = appenders.split_off(shards);
 
         let node_key = Arc::new(NodeKey::from_seed(&*keys::seed(&data.join("node.key"))?));
         let operator = OperatorKey::from_seed(&*keys::seed(&data.join("operator.key"))?);
@@ -150,7 +156,11 @@ impl Node {
         let metrics: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
         let (pusher, jobs) = Pusher::new();
         let mut registry = RegistryThread {
-            registry: Registry::new(config.models(), shards),
+            registry: Registry::new(
+                config.models(),
+                shards,
+                proving.as_ref().map(|proving| Arc::clone(&proving.admit)),
+            ),
             folder: data.join("models"),
             inboxes: inboxes.clone(),
         };
@@ -161,7 +171,7 @@ impl Node {
             .map(|(shard, appender)| {
                 let (facts, signing, pusher) = (Arc::clone(&facts), signing.clone(), pusher.clone());
                 let (inbox, metrics) = (Arc::clone(&inboxes[shard]), Arc::clone(&metrics[shard]));
-                let log_handle = log.handle();
+                let (log_handle, proving) = (log.handle(), proving.clone());
                 let (max_batch, logged) = (config.max_batch, config.log.enabled);
                 move || {
                     let clock = Clock::new();
@@ -176,6 +186,7 @@ impl Node {
                         signer: BatchSigner::new(signing, shard as u8, &clock, max_batch),
                         log: logged.then_some(appender),
                         log_handle,
+                        proving,
                         pusher,
                         clock,
                         metrics,
@@ -197,9 +208,10 @@ impl Node {
             node_key: node_key.node(),
             log_key: log_verifier_key,
             development_issuer: evidence.map(|evidence| Digest(evidence.issuer)),
+            verifier_key: proving.as_ref().map(|proving| proving.verifier),
         };
         connect.write(&data.join("connect.toml"))?;
-        Ok(Self { server, registry, log, connect, cpus })
+        Ok(Self { server, registry, log, events, connect, cpus })
     }
 
     /// What callers need to know.
@@ -215,6 +227,12 @@ impl Node {
     /// The settlement log.
     pub fn log(&self) -> LogHandle {
         self.log.handle()
+    }
+
+    /// Appenders of the log for those who add events of receipts: [`EVENT_APPENDERS`] where the node was started with a
+    /// prover. They are there once.
+    pub fn take_event_appenders(&mut self) -> Vec<Appender> {
+        std::mem::take(&mut self.events)
     }
 
     /// How many shards have stopped; none does before [`stop`](Self::stop) unless something is broken.
@@ -240,6 +258,9 @@ impl Node {
         Ok(served?)
     }
 }
+
+/// Who adds events to the log: the prover and the verifier.
+pub const EVENT_APPENDERS: usize = 2;
 
 fn policy_hash(epoch: u32) -> Digest {
     let hash = sha2::Sha256::new().chain_update(b"haca policy epoch\0").chain_update(epoch.to_le_bytes());

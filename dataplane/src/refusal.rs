@@ -5,6 +5,7 @@ use crate::session::RETRY_AFTER_US;
 use haca_wire::message::DecodeError;
 use haca_wire::tensor::TensorError;
 use haca_wire::{Mode, Status};
+use std::time::Duration;
 
 /// Why a connection is closed.
 pub(crate) struct Violation {
@@ -29,6 +30,9 @@ pub(crate) enum Reason {
     Draining,
     InFlight(u32),
     Mode(Mode),
+    /// Mode `zk` is not to be had for this, for this reason.
+    Zk(String),
+    ProverBehind(Duration),
     LogFull { stalled: bool },
     UnknownModel(u32),
     Tensor(TensorError),
@@ -51,7 +55,11 @@ impl Reason {
                 format!("{limit} requests of this session are unanswered; wait for answers"),
                 RETRY_AFTER_US,
             ),
-            Reason::Mode(Mode::Zk) => (Status::ModeUnavailable, "zk is not available yet".to_owned(), 0),
+            Reason::Zk(why) => (Status::ModeUnavailable, format!("zk is not available: {why}"), 0),
+            Reason::ProverBehind(retry) => {
+                let detail = "as many answers as may wait for their proofs; the prover is behind".to_owned();
+                (Status::Overloaded, detail, u32::try_from(retry.as_micros()).unwrap_or(u32::MAX).max(1))
+            }
             Reason::Mode(mode) => (
                 Status::ModeUnavailable,
                 format!("{mode} is not available: the node has no attestation evidence"),

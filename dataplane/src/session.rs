@@ -8,6 +8,7 @@ use crate::batch::{Admission, Surroundings};
 use crate::clock::Clock;
 use crate::metrics::ShardMetrics;
 use crate::models::{ModelTable, TableChange};
+use crate::proving::{Proving, ProofsBusy};
 use crate::push::{Push, PushJob, Pusher};
 use crate::refusal::{Reason, Violation};
 use crate::shard::{Application, Arrival, ConnectionKey, Outbox, StreamKey, Turn};
@@ -17,9 +18,10 @@ use haca_wire::frame::{Frame, FrameKind, FrameReader};
 use haca_wire::message::infer::{RequestView, encode_refused};
 use haca_wire::message::log::{AwaitReceipts, ReceiptStates};
 use haca_wire::message::model::{ModelEntry, ModelList, PushModel, Pushed};
+use haca_wire::message::proof::{AwaitProofs, ProofStates};
 use haca_wire::message::session::{Hello, Limits, Welcome};
 use haca_wire::message::{DecodeError, Encoder, Refusal};
-use haca_wire::{Digest, Mode, NodeId, PROTOCOL_VERSION, RequestId, SessionId, Status, sign};
+use haca_wire::{Digest, Dtype, Mode, NodeId, PROTOCOL_VERSION, RequestId, SessionId, Status, sign};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,6 +57,8 @@ pub(crate) enum Message {
     Adopt(Box<TableChange>),
     /// The log's answer to an `AwaitReceipts`.
     Receipts { stream: StreamKey, states: Box<ReceiptStates> },
+    /// The prover's answer to an `AwaitProofs`.
+    Proofs { stream: StreamKey, states: Result<Box<ProofStates>, String> },
     /// The registry's answer to a push.
     Pushed { stream: StreamKey, outcome: Result<ModelEntry, Refusal> },
 }
@@ -90,10 +94,14 @@ pub(crate) struct Inference {
     /// `None`: the log is switched off.
     log: Option<Appender>,
     log_handle: LogHandle,
+    /// `None`: mode `zk` is not offered.
+    proving: Option<Proving>,
     pusher: Pusher,
     encoder: Encoder,
     clock: Clock,
     metrics: Arc<ShardMetrics>,
+    /// Bytes that the openings of what is staged will take in the log's queue.
+    staged_openings: usize,
     /// Requests staged, over all models: each will need a place in the log's queue.
     staged: usize,
     awaits: usize,
@@ -110,6 +118,7 @@ pub(crate) struct InferenceParts {
     pub(crate) signer: BatchSigner,
     pub(crate) log: Option<Appender>,
     pub(crate) log_handle: LogHandle,
+    pub(crate) proving: Option<Proving>,
     pub(crate) pusher: Pusher,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<ShardMetrics>,
@@ -118,17 +127,19 @@ pub(crate) struct InferenceParts {
 
 impl Inference {
     pub(crate) fn new(parts: InferenceParts) -> Self {
-        let InferenceParts { facts, signer, log, log_handle, pusher, clock, metrics, replies } = parts;
+        let InferenceParts { facts, signer, log, log_handle, proving, pusher, clock, metrics, replies } = parts;
         Self {
             facts,
             models: ModelTable::default(),
             signer,
             log,
             log_handle,
+            proving,
             pusher,
             encoder: Encoder::new(),
             clock,
             metrics,
+            staged_openings: 0,
             staged: 0,
             awaits: 0,
             draining: false,
@@ -141,12 +152,16 @@ impl Inference {
     fn run_model(&mut self, handle: u32, turn: &mut Turn<'_>) {
         let Some(model) = self.models.find(handle) else { return };
         self.staged -= model.staged();
+        if self.staged_openings > 0 {
+            self.staged_openings -= model.staged_openings();
+        }
         let mut surroundings = Surroundings {
             signer: &mut self.signer,
             log: &mut self.log,
             encoder: &mut self.encoder,
             clock: &self.clock,
             metrics: &self.metrics,
+            backlog: self.proving.as_ref().map(|proving| &*proving.backlog),
         };
         self.ran_until = model.run(&mut surroundings, turn.outbox).or(self.ran_until);
     }
@@ -166,6 +181,7 @@ impl Inference {
             FrameKind::Request => self.request(frame.payload, arrival, turn),
             FrameKind::Hello => self.hello(frame.payload, arrival, turn),
             FrameKind::AwaitReceipts => self.await_receipts(frame.payload, arrival, turn),
+            FrameKind::AwaitProofs => self.await_proofs(frame.payload, arrival, turn),
             FrameKind::ListModels => {
                 // A small question with a large answer: flow control sees the answers only after the turn, so whoever
                 // asks faster than the shard can write is stopped here.
@@ -183,6 +199,7 @@ impl Inference {
             FrameKind::Welcome
             | FrameKind::Response
             | FrameKind::ReceiptStates
+            | FrameKind::ProofStates
             | FrameKind::ModelList
             | FrameKind::Pushed
             | FrameKind::Refusal => {
@@ -265,8 +282,8 @@ impl Inference {
         }
         match request.mode {
             Mode::Vanilla => {}
-            Mode::Tee if self.facts.evidence.is_some() => {}
-            mode => return Err(Reason::Mode(mode)),
+            Mode::Tee if self.facts.evidence.is_none() => return Err(Reason::Mode(Mode::Tee)),
+            Mode::Tee | Mode::Zk => {}
         }
         if self.log.as_mut().is_some_and(|log| log.free() <= self.staged) {
             return Err(Reason::LogFull { stalled: self.log_handle.is_stalled() });
@@ -308,6 +325,10 @@ impl Inference {
             deadline,
             step: request.step,
         };
+        let opening = match request.mode {
+            Mode::Zk => self.enter_backlog(request)?,
+            Mode::Vanilla | Mode::Tee => 0,
+        };
         // The step before must be done: it makes the states that this one starts from.
         if request.step.is_some_and(|step| model.is_waiting(admission.session, step)) {
             self.clock.renew(turn.now);
@@ -316,7 +337,13 @@ impl Inference {
         let Some(model) = self.models.find(request.model) else {
             return Err(Reason::UnknownModel(request.model));
         };
-        model.stage(admission, &request.input)?;
+        if let Err(reason) = model.stage(admission, &request.input) {
+            if let Some(proving) = self.proving.as_ref().filter(|_| request.mode == Mode::Zk) {
+                proving.backlog.leave(1);
+            }
+            return Err(reason);
+        }
+        self.staged_openings += opening;
         arrival.session.has_streams |= request.step.is_some();
         self.staged += 1;
         arrival.pending.expect_answer();
@@ -325,6 +352,32 @@ impl Inference {
             self.run_model(request.model, turn);
         }
         Ok(())
+    }
+
+    /// Takes a place among what waits for proofs. Returns the bytes that the opening will take in the log's queue.
+    fn enter_backlog(&mut self, request: &RequestView<'_>) -> Result<usize, Reason> {
+        let unavailable = |why: &str| Err(Reason::Zk(why.to_owned()));
+        let (Some(proving), Some(log)) = (&self.proving, &mut self.log) else {
+            return unavailable("this node has no prover");
+        };
+        let Some(model) = self.models.find(request.model) else {
+            return Err(Reason::UnknownModel(request.model));
+        };
+        if let Some(why) = &model.entry.zk_refused {
+            return unavailable(why);
+        }
+        if request.step.is_some() {
+            return unavailable("steps of streams are not proven; send whole rows");
+        }
+        if request.input.dtype != Dtype::F32 {
+            return unavailable("the input must be f32");
+        }
+        let cost = model.opening_cost();
+        if log.free_opening_bytes() < self.staged_openings + cost {
+            return Err(Reason::LogFull { stalled: self.log_handle.is_stalled() });
+        }
+        proving.backlog.enter().map_err(Reason::ProverBehind)?;
+        Ok(cost)
     }
 
     #[cold]
@@ -376,6 +429,46 @@ impl Inference {
         };
         if let Some((status, detail)) = refusal {
             let retry_after_us = if status == Status::LimitExceeded { 0 } else { RETRY_AFTER_US };
+            self.answer_refusal(stream, Refusal { status, detail, retry_after_us }, turn.outbox);
+        }
+        Ok(())
+    }
+
+    fn await_proofs(
+        &mut self,
+        payload: &[u8],
+        arrival: &mut Arrival<'_, Self>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Violation> {
+        let AwaitProofs { ids } = AwaitProofs::decode(payload)?;
+        let limit = self.facts.limits.max_await_ids as usize;
+        let max_in_flight = self.facts.limits.max_in_flight;
+        let unanswered = arrival.pending.on_connection();
+        arrival.pending.expect_answer();
+        let stream = arrival.key;
+        let refusal = if ids.len() > limit {
+            Some((Status::LimitExceeded, format!("{} ids asked for, the limit is {limit}", ids.len())))
+        } else if unanswered >= max_in_flight {
+            Some((Status::LimitExceeded, format!("{max_in_flight} requests of this session are unanswered")))
+        } else if self.awaits >= MAX_AWAITS {
+            Some((Status::Overloaded, format!("{MAX_AWAITS} questions about receipts wait already")))
+        } else if let Some(proving) = &self.proving {
+            let replies = Arc::clone(&self.replies);
+            let reply = move |states: Result<ProofStates, String>| {
+                replies(Message::Proofs { stream, states: states.map(Box::new) });
+            };
+            match (proving.ask)(ids, Box::new(reply)) {
+                Ok(()) => {
+                    self.awaits += 1;
+                    None
+                }
+                Err(busy @ ProofsBusy) => Some((Status::Overloaded, busy.to_string())),
+            }
+        } else {
+            Some((Status::ModeUnavailable, "this node has no prover".to_owned()))
+        };
+        if let Some((status, detail)) = refusal {
+            let retry_after_us = if status == Status::Overloaded { 1000 * RETRY_AFTER_US } else { 0 };
             self.answer_refusal(stream, Refusal { status, detail, retry_after_us }, turn.outbox);
         }
         Ok(())
@@ -566,6 +659,15 @@ impl Application for Inference {
             Message::Receipts { stream, states } => {
                 self.awaits -= 1;
                 turn.outbox.answer(stream, |out| states.encode(&mut self.encoder, out));
+            }
+            Message::Proofs { stream, states: Ok(states) } => {
+                self.awaits -= 1;
+                turn.outbox.answer(stream, |out| states.encode(&mut self.encoder, out));
+            }
+            Message::Proofs { stream, states: Err(detail) } => {
+                self.awaits -= 1;
+                let refusal = Refusal { status: Status::LogUnavailable, detail, retry_after_us: 0 };
+                self.answer_refusal(stream, refusal, turn.outbox);
             }
             Message::Pushed { stream, outcome: Ok(model) } => {
                 turn.outbox.answer(stream, |out| Pushed { model }.encode(&mut self.encoder, out));

@@ -27,7 +27,7 @@ struct TestNode {
 impl TestNode {
     fn start(change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let node = Some(Node::start(data.path(), &config(change)).unwrap());
+        let node = Some(Node::start(data.path(), &config(change), None).unwrap());
         Self { node, data }
     }
 
@@ -409,11 +409,11 @@ async fn models_and_log_are_there_after_a_restart_and_the_directory_is_ours_alon
     let mut caller = node.caller().await;
     let request = caller.request(1, |_| {});
     caller.ask(&request, FrameKind::Response).await;
-    let second = Node::start(node.data.path(), &config(|_| {})).err().expect("the directory is taken");
+    let second = Node::start(node.data.path(), &config(|_| {}), None).err().expect("the directory is taken");
     assert!(second.to_string().contains("in use by another process"), "{second}");
     node.node.take().unwrap().stop().unwrap();
 
-    node.node = Some(Node::start(node.data.path(), &config(|_| {})).unwrap());
+    node.node = Some(Node::start(node.data.path(), &config(|_| {}), None).unwrap());
     let mut caller = node.caller().await;
     assert_eq!(caller.welcome.as_ref().unwrap().models[0].name, "mlp");
     assert_eq!(node.node.as_ref().unwrap().log().status().tree_size, 1);

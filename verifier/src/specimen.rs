@@ -74,6 +74,7 @@ pub(crate) fn connect() -> Connect {
         node_key: node().node(),
         log_key: log_key(),
         development_issuer: Some(Digest(SigningKey::from_bytes(&[8; 32]).verifying_key().to_bytes())),
+        verifier_key: None,
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Trust {
     pub log_key: LogKey,
     /// The development issuer's public key, where one stands in for a TEE.
     pub development_issuer: Option<Digest>,
+    /// The key of the verifier that signs verdicts on proofs.
+    pub verifier_key: Option<Digest>,
 }
 
 impl Trust {
@@ -29,6 +31,7 @@ impl Trust {
             key_pin: connect.key_pin,
             log_key: LogKey::parse(&connect.log_key)?,
             development_issuer: connect.development_issuer,
+            verifier_key: connect.verifier_key,
         })
     }
 }

@@ -127,6 +127,7 @@ fn model_entry() -> ModelEntry {
         accepts_i16: true,
         max_batch: 64,
         step_shape: Some(shape(&[8])),
+        zk_refused: Some("no gadget".into()),
     }
 }
 
@@ -179,7 +180,7 @@ fn messages() -> Vec<Vec<u8>> {
         &|e, out| Hello { protocol_version: 1, software: "client".into() }.encode(e, out),
         &|e, out| welcome.encode(e, out),
         &|e, out| request.encode(e, out),
-        &|e, out| Answer { id, output: tensor, receipt: parts }.encode(e, out),
+        &|e, out| Answer { id, output: tensor, receipt: parts, proof_delay_ms: 0 }.encode(e, out),
         &|e, out| encode_refused(e, out, id, Status::BadTensor, "NaN", 0),
         &|e, out| AwaitReceipts { stage: Stage::Checkpointed, ids: vec![id; 3] }.encode(e, out),
         &|e, out| states.encode(e, out),

@@ -102,7 +102,7 @@ fn node(options: &Options) -> anyhow::Result<()> {
     let mut config =
         Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), cpus: vec![options.cpu], ..Config::default() };
     config.log.enabled = options.server == Server::Haca;
-    let node = Node::start(&options.data, &config)?;
+    let node = Node::start(&options.data, &config, None)?;
     let certificate = fs::read(options.data.join("tls.crt")).context("cannot read the node's certificate")?;
     let SocketAddr::V4(address) = node.connect().address else {
         bail!("bound to {} instead of an IPv4 address", node.connect().address)

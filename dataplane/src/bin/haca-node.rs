@@ -38,7 +38,7 @@ fn serve(data: &Path, config: Option<&Path>) -> Result<(), Box<dyn Error>> {
     };
     // Before any thread is started, so that all of them inherit it and a signal that comes early is not lost.
     let signals = Signals::block()?;
-    let node = Node::start(data, &config)?;
+    let node = Node::start(data, &config, None)?;
     println!("haca-node serves on {}", node.connect().address);
     signals.wait()?;
     Ok(node.stop()?)

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod leaf;
 pub mod merkle;
 pub mod message;
+pub mod opening;
 pub mod receipt;
 pub mod sha256;
 pub mod sign;

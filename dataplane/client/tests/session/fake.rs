@@ -137,6 +137,7 @@ pub(crate) fn start(behaviour: Behaviour) -> Connect {
             &SigningKey::from_bytes(&LOG).verifying_key(),
         ),
         development_issuer: Some(Digest(SigningKey::from_bytes(&ISSUER).verifying_key().to_bytes())),
+        verifier_key: None,
     }
 }
 
@@ -251,6 +252,7 @@ impl Node {
                     path: &forged.path,
                     signature: forged.signature.as_ref(),
                 },
+                proof_delay_ms: 0,
             };
             answer.encode(&mut Encoder::new(), out);
         }
@@ -399,6 +401,7 @@ pub(crate) fn model() -> ModelEntry {
         accepts_i16: false,
         max_batch: 8,
         step_shape: None,
+        zk_refused: None,
     }
 }
 
