@@ -66,6 +66,8 @@ pub struct Config {
     pub drain_timeout_ms: u64,
     /// The settlement log.
     pub log: LogSettings,
+    /// Mode `zk`.
+    pub zk: ZkSettings,
 }
 
 /// What can be set of the settlement log.
@@ -111,7 +113,28 @@ impl Default for Config {
             policy_epoch: 0,
             drain_timeout_ms: 5_000,
             log: LogSettings::default(),
+            zk: ZkSettings::default(),
         }
+    }
+}
+
+/// What can be set of mode `zk`. `haca-node` has no prover and refuses the mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ZkSettings {
+    /// Whether the mode is offered.
+    pub enabled: bool,
+    /// Answers that may wait for their proofs; when they do, requests of mode `zk` are refused as `overloaded`.
+    pub max_pending: u64,
+    /// Threads that prove; 0: one for each core without a shard, at least one.
+    pub prover_threads: usize,
+    /// Models with larger circuits are served without the mode. Proving takes about 0.5 KB of memory a constraint.
+    pub max_constraints: usize,
+}
+
+impl Default for ZkSettings {
+    fn default() -> Self {
+        Self { enabled: true, max_pending: 4096, prover_threads: 0, max_constraints: 1 << 20 }
     }
 }
 

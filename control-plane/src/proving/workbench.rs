@@ -1,0 +1,146 @@
+//! What proving a model takes: the model, its circuit and its keys, on disk and as many as fit in memory.
+//!
+//! Models are kept by id in a folder of the prover's own: a name that is pushed again must not take away what its
+//! pending requests are proven with.
+
+use haca_kernels::{Backend, Executor, Model};
+use haca_verifier::zk::cache::{CacheError, KeyCache};
+use haca_verifier::zk::{Circuit, Prover, ProverError, Unsupported};
+use haca_wire::ModelId;
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why a model is not proven.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkbenchError {
+    /// Its file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// Its file is not the model that it is named after.
+    #[error("{path}: {what}; push the model again")]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// It has no circuit.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// Its circuit is larger than this node proves.
+    #[error("its circuit has {constraints} constraints, this node proves up to {max} (zk.max_constraints)")]
+    TooLarge {
+        /// The circuit's.
+        constraints: usize,
+        /// The setting.
+        max: usize,
+    },
+    /// There is no key.
+    #[error(transparent)]
+    Key(#[from] CacheError),
+    /// The key does not fit.
+    #[error(transparent)]
+    Prover(#[from] ProverError),
+}
+
+/// The folder of models.
+#[derive(Debug, Clone)]
+pub(crate) struct Models(PathBuf);
+
+impl Models {
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    fn path(&self, id: &ModelId) -> PathBuf {
+        self.0.join(format!("{id}.haca"))
+    }
+
+    /// Keeps a model's file, whole or not at all.
+    pub(crate) fn keep(&self, id: &ModelId, file: &[u8]) -> Result<(), WorkbenchError> {
+        let path = self.path(id);
+        if path.exists() {
+            return Ok(());
+        }
+        let write = || {
+            fs::create_dir_all(&self.0)?;
+            let draft = path.with_extension("new");
+            let mut writer = File::create(&draft)?;
+            writer.write_all(file)?;
+            writer.sync_all()?;
+            fs::rename(&draft, &path)?;
+            File::open(&self.0)?.sync_all()
+        };
+        write().map_err(|source| WorkbenchError::Io { path: path.clone(), source })
+    }
+
+    pub(crate) fn load(&self, id: &ModelId) -> Result<Arc<Model>, WorkbenchError> {
+        let path = self.path(id);
+        let file = fs::read(&path).map_err(|source| WorkbenchError::Io { path: path.clone(), source })?;
+        let wrong = |what: String| WorkbenchError::Model { path: path.clone(), what };
+        let model = Model::load(&file).map_err(|error| wrong(error.to_string()))?;
+        match ModelId(model.id()) == *id {
+            true => Ok(Arc::new(model)),
+            false => Err(wrong(format!("it is model {}", ModelId(model.id())))),
+        }
+    }
+}
+
+/// A model's circuit, unless it is too large.
+pub(crate) fn circuit(model: &Arc<Model>, max_constraints: usize) -> Result<Circuit, WorkbenchError> {
+    let circuit = Circuit::new(Arc::clone(model))?;
+    let constraints = circuit.system().constraints();
+    match constraints <= max_constraints {
+        true => Ok(circuit),
+        false => Err(WorkbenchError::TooLarge { constraints, max: max_constraints }),
+    }
+}
+
+/// What one model is proven with.
+pub(crate) struct Bench {
+    pub(crate) circuit: Circuit,
+    pub(crate) prover: Prover,
+    /// Turns a row into the circuit's integers, as the node did.
+    pub(crate) stager: Executor,
+}
+
+/// The benches that are in memory, the one used last in front.
+pub(crate) struct Workbench {
+    models: Models,
+    keys: KeyCache,
+    max_constraints: usize,
+    benches: VecDeque<(ModelId, Bench)>,
+}
+
+impl Workbench {
+    pub(crate) fn new(models: Models, keys: &Path, max_constraints: usize) -> Self {
+        Self { models, keys: KeyCache::new(keys), max_constraints, benches: VecDeque::new() }
+    }
+
+    /// The bench of a model. A key is made if there is none: seconds for a large circuit.
+    pub(crate) fn get(&mut self, id: &ModelId) -> Result<&mut Bench, WorkbenchError> {
+        match self.benches.iter().position(|(held, _)| held == id) {
+            Some(at) => self.benches.swap(0, at),
+            None => {
+                let model = self.models.load(id)?;
+                let circuit = circuit(&model, self.max_constraints)?;
+                let prover = Prover::new(Arc::clone(circuit.system()), self.keys.load_or_make(&circuit)?)?;
+                let stager = Executor::with_backend(model, 1, Backend::Scalar);
+                self.benches.truncate(MAX_BENCHES - 1);
+                self.benches.push_front((*id, Bench { circuit, prover, stager }));
+            }
+        }
+        Ok(&mut self.benches[0].1)
+    }
+}
+
+/// Models whose keys are in memory. A key of 2^16 constraints has some 30 MB.
+const MAX_BENCHES: usize = 8;
