@@ -11,6 +11,7 @@ use anyhow::Context;
 use figment::Figment;
 use figment::providers::{Format as _, Serialized, Toml};
 use haca_control_plane::http::{self, Health, exposition};
+use haca_control_plane::proving::{self, Services};
 use haca_dataplane::{Config, Node};
 use haca_settle::LogHandle;
 use serde_json::json;
@@ -96,10 +97,14 @@ impl Args {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let http = http::Server::bind(self.http).await?;
         let http_address = http.local_addr();
-        let node = Node::start(data, &config)?;
+        // Without the log nothing says what is to be proven.
+        let services =
+            (config.zk.enabled && config.log.enabled).then(|| Services::open(data, &config.zk)).transpose()?;
+        let mut node = Node::start(data, &config, services.as_ref().map(Services::proving))?;
+        let proving = services.map(|services| services.start(&mut node)).transpose()?;
 
         let draining = Arc::new(AtomicBool::new(false));
-        let health = health(&node, &draining, config.log.enabled);
+        let health = health(&node, proving.as_ref(), &draining, config.log.enabled);
         let (stop_http, http_stopped) = tokio::sync::oneshot::channel::<()>();
         let serving = tokio::spawn(http.serve(http::router(health), async {
             let _ = http_stopped.await;
@@ -125,7 +130,14 @@ impl Args {
         draining.store(true, Ordering::Relaxed);
         tracing::info!("draining: taking nothing new, answering what is there, flushing the log");
         // Health goes on answering while the node drains; the drain blocks, so it has a thread to itself.
-        let stopped = tokio::task::spawn_blocking(move || node.stop()).await;
+        let stopped = tokio::task::spawn_blocking(move || {
+            // What is not proven yet is when the node is back.
+            if let Some(proving) = proving {
+                proving.stop();
+            }
+            node.stop()
+        })
+        .await;
         let _ = stop_http.send(());
         let _ = serving.await;
         stopped.context("the thread that drains the node")??;
@@ -134,10 +146,16 @@ impl Args {
     }
 }
 
-fn health(node: &Node, draining: &Arc<AtomicBool>, logs: bool) -> Health {
+fn health(
+    node: &Node,
+    proving: Option<&proving::Running>,
+    draining: &Arc<AtomicBool>,
+    logs: bool,
+) -> Health {
     let (log, draining): (LogHandle, _) = (node.log(), Arc::clone(draining));
     let stopped_shards = node.stopped_shards();
     let (metrics, log_for_metrics) = (node.metrics().to_vec(), node.log());
+    let proofs = proving.map(|proving| (proving.metrics(), proving.backlog()));
     Health {
         ready: Box::new(move || {
             if draining.load(Ordering::Relaxed) {
@@ -157,7 +175,7 @@ fn health(node: &Node, draining: &Arc<AtomicBool>, logs: bool) -> Health {
             }
             Ok(())
         }),
-        metrics: Box::new(move || exposition(&metrics, &log_for_metrics.status())),
+        metrics: Box::new(move || exposition(&metrics, &log_for_metrics.status(), proofs.as_ref())),
     }
 }
 
@@ -187,6 +205,10 @@ fn greeting(node: &Node, data: &Path, http: SocketAddr, config: &Config) -> Stri
     if config.development_tee {
         text += "tee       development issuer: proves nothing about hardware\n";
     }
+    text += &match config.zk.enabled && config.log.enabled {
+        true => format!("zk        up to {} answers wait for their proofs\n", config.zk.max_pending),
+        false => "zk        switched off\n".to_owned(),
+    };
     text += "memory    at most, models aside:\n";
     let parts = config.memory(node.cpus().len());
     for (part, bytes) in &parts {

@@ -3,13 +3,21 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
+use crate::proving::ProofMetrics;
+use haca_dataplane::Backlog;
+use haca_dataplane::clock::unix_now;
 use haca_dataplane::metrics::{Counter, Histogram, ShardMetrics};
 use haca_settle::LogStatus;
 use haca_wire::Status;
 
-/// All metrics of a node.
-pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus) -> String {
+/// What prover and verifier count, and how far the prover is behind.
+pub type Proofs = (Arc<ProofMetrics>, Arc<Backlog>);
+
+/// All metrics of a node; of mode `zk` where it is offered.
+pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus, proofs: Option<&Proofs>) -> String {
     let mut text = Text(String::with_capacity(8 << 10));
     text.shards(shards, "haca_datagrams_received_total", "QUIC packets received", |s| &s.datagrams_received);
     text.shards(shards, "haca_sends_total", "Sends, each of one or more packets", |s| &s.sends);
@@ -57,6 +65,9 @@ pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus) -> String {
     text.one("haca_log_checkpoint_failing", "gauge", help, u64::from(log.checkpoint_failing));
     text.one("haca_log_waiting_ids", "gauge", "Request ids whose receipts are waited for", log.waiting_ids);
     text.one("haca_log_disk_bytes", "gauge", "Bytes of the log on disk", log.disk_bytes);
+    if let Some((metrics, backlog)) = proofs {
+        text.proofs(metrics, backlog);
+    }
     text.0
 }
 
@@ -100,6 +111,34 @@ impl Text {
         }
     }
 
+    fn proofs(&mut self, metrics: &ProofMetrics, backlog: &Backlog) {
+        let help = "Requests that were answered and are not proven yet";
+        self.one("haca_zk_pending", "gauge", help, backlog.pending());
+        let oldest = metrics.oldest.load(Relaxed);
+        let age = if oldest == 0 { 0 } else { unix_now().saturating_sub(oldest) };
+        let help = "How long ago the request that is being proven was read";
+        self.seconds("haca_zk_oldest_pending_seconds", "gauge", help, age);
+        let help = "When the proof of a request that is answered now is expected";
+        let delay = u64::try_from(backlog.delay().as_nanos()).unwrap_or(u64::MAX);
+        self.seconds("haca_zk_expected_delay_seconds", "gauge", help, delay);
+        let mut counter = |name, help, counter: &AtomicU64| {
+            self.one(name, "counter", help, counter.load(Relaxed));
+        };
+        counter("haca_zk_proved_total", "Proofs made", &metrics.proved);
+        counter("haca_zk_failed_total", "Requests that cannot be proven", &metrics.failed);
+        counter("haca_zk_accepted_total", "Proofs that the verifier accepted", &metrics.accepted);
+        counter("haca_zk_refused_total", "Proofs that the verifier refused: an alarm", &metrics.refused);
+        let prove = metrics.prove_nanos.load(Relaxed);
+        self.seconds("haca_zk_prove_seconds_total", "counter", "Time spent proving", prove);
+        let verify = metrics.verify_nanos.load(Relaxed);
+        self.seconds("haca_zk_verify_seconds_total", "counter", "Time spent checking proofs", verify);
+    }
+
+    fn seconds(&mut self, name: &str, kind: &str, help: &str, nanos: u64) {
+        self.head(name, kind, help);
+        self.line(format_args!("{name} {:e}", nanos as f64 * 1e-9));
+    }
+
     fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
         self.head(name, kind, help);
         self.line(format_args!("{name} {value}"));
@@ -117,6 +156,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn every_line_is_a_comment_or_a_sample() {
@@ -138,7 +178,8 @@ mod tests {
             disk_bytes: 4096,
             waiting_ids: 0,
         };
-        let text = exposition(&[Arc::new(shard)], &log);
+        let proofs = (Arc::default(), Arc::new(Backlog::new(4, Duration::from_secs(1))));
+        let text = exposition(&[Arc::new(shard)], &log, Some(&proofs));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (name, value) = line.rsplit_once(' ').unwrap();
             assert!(name.starts_with("haca_") && value.parse::<f64>().is_ok(), "{line}");
