@@ -330,7 +330,9 @@ impl Inference {
             Mode::Vanilla | Mode::Tee => 0,
         };
         // The step before must be done: it makes the states that this one starts from.
-        if request.step.is_some_and(|step| model.is_waiting(admission.session, step)) {
+        if let (Some(step), Some(model)) = (request.step, self.models.find(request.model))
+            && model.is_waiting(admission.session, step)
+        {
             self.clock.renew(turn.now);
             self.run_model(request.model, turn);
         }
