@@ -6,7 +6,7 @@
 //!
 //! The operator is never trusted. A receipt that passes says: the holder of this node key signed this leaf; the log
 //! that signs with this key holds it; the input and output at hand are the ones it names; the model at hand, run
-//! again, gives the same bits.
+//! again, gives the same bits; and in mode `zk`, a proof says so, which the trusted verifier accepted.
 
 pub mod attestation;
 #[cfg(feature = "audit")]

@@ -1,5 +1,7 @@
 //! The checks of one receipt file.
 
+mod proof;
+
 use haca_wire::receipt::{Inclusion, Receipt, ReceiptError, ReceiptFile};
 use haca_wire::{Digest, Leaf, Mode, ModelId, evidence, merkle};
 
@@ -8,6 +10,7 @@ use crate::checkpoint::TreeHead;
 use crate::report::{Check, Outcome, Report};
 use crate::rows::Rows;
 use crate::trust::Trust;
+pub use proof::{CheckProof, ProofKey};
 
 /// What the verifier has beside the receipt. Whatever is missing is reported as not checked.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +25,8 @@ pub struct Given<'a> {
     pub output: Option<&'a Rows>,
     /// SHA-256 of the model file.
     pub model: Option<ModelId>,
+    /// Id of the verification key that proofs must be under.
+    pub key: Option<Digest>,
 }
 
 /// Runs the model that was given on one row, given its index and its little-endian float32 bytes, and hashes the float32
@@ -36,15 +41,26 @@ const GIVE_LOGGED: &str =
     "the receipt file as written after a checkpoint covered it (haca infer --receipts DIR --wait durable)";
 
 /// Checks the bytes of a receipt file. Bytes that are none fail the check `leaf`, and nothing else can be checked.
-pub fn check_bytes(bytes: &[u8], given: &Given<'_>, rerun: Option<Rerun<'_>>) -> Report {
+pub fn check_bytes(
+    bytes: &[u8],
+    given: &Given<'_>,
+    rerun: Option<Rerun<'_>>,
+    check_proof: Option<CheckProof<'_>>,
+) -> Report {
     match ReceiptFile::decode(bytes) {
-        Ok(file) => check(&file, given, rerun),
+        Ok(file) => check(&file, given, rerun, check_proof),
         Err(error) => unreadable(format!("not a receipt file: {error}")),
     }
 }
 
-/// Checks a receipt file. With `rerun`, which must run the model whose id `given` has, also by running it again.
-pub fn check(file: &ReceiptFile, given: &Given<'_>, rerun: Option<Rerun<'_>>) -> Report {
+/// Checks a receipt file. With `rerun` also by running the model again, with `check_proof` also the proof of a receipt of
+/// mode `zk`; both must be of the model whose id `given` has.
+pub fn check(
+    file: &ReceiptFile,
+    given: &Given<'_>,
+    rerun: Option<Rerun<'_>>,
+    check_proof: Option<CheckProof<'_>>,
+) -> Report {
     let leaf = match file.receipt.leaf() {
         Ok(leaf) => leaf,
         Err(error) => return unreadable(error.to_string()),
@@ -64,6 +80,8 @@ pub fn check(file: &ReceiptFile, given: &Given<'_>, rerun: Option<Rerun<'_>>) ->
     report.set(Check::Output, rows.output(&leaf, given));
     report.set(Check::Model, model(&leaf, given.model));
     report.set(Check::ReExecution, re_execution(&leaf, given, &rows, rerun));
+    report.set(Check::Proof, proof::proof(file, &leaf, given, at_hand(&leaf, given, &rows), check_proof));
+    report.set(Check::Verdict, proof::verdict(file, &leaf, given.trust));
     report
 }
 
@@ -99,12 +117,12 @@ fn signature(receipt: &Receipt, leaf: &Leaf, root: &Result<Digest, ReceiptError>
     match (&receipt.signature, receipt.verify()) {
         (_, Err(error)) => Outcome::Failed(error.to_string()),
         (Some(_), Ok(_)) => Outcome::Held(format!("Ed25519, by the node key {}", leaf.node)),
-        (None, Ok(_)) if leaf.mode == Mode::Tee => {
-            Outcome::Failed("a tee receipt must be signed, and this one is not".into())
+        (None, Ok(_)) if leaf.mode != Mode::Vanilla => {
+            Outcome::Failed(format!("a {} receipt must be signed, and this one is not", leaf.mode))
         }
         (None, Ok(_)) => Outcome::not_checked(
             format!("the node does not sign {} answers", leaf.mode),
-            "a receipt of mode tee, or of a node that signs every answer",
+            "a receipt of another mode, or of a node that signs every answer",
         ),
     }
 }
@@ -161,28 +179,37 @@ fn evidence(carried: Option<&[u8]>, leaf: &Leaf, given: &Given<'_>) -> Outcome {
 }
 
 fn inclusion(inclusion: Option<&Inclusion>, leaf: &Leaf) -> Outcome {
-    let Some(Inclusion { index, tree_size, path, checkpoint }) = inclusion else {
+    let Some(inclusion) = inclusion else {
         return Outcome::not_checked("the file carries no proof of the log", GIVE_LOGGED);
     };
-    let head = match TreeHead::read_unverified(checkpoint) {
-        Ok(head) => head,
-        Err(error) => return Outcome::Failed(format!("the checkpoint does not read: {error}")),
-    };
+    match included(inclusion, &leaf.hash()) {
+        Ok(root) => {
+            let Inclusion { index, tree_size, .. } = inclusion;
+            let root = short(&root);
+            Outcome::Held(format!("leaf {index} of {tree_size} in the log's tree with root {root}"))
+        }
+        Err(reason) => Outcome::Failed(reason),
+    }
+}
+
+/// The root of the tree in which the checkpoint says the leaf with this hash is. Who signed the checkpoint is not asked.
+fn included(
+    Inclusion { index, tree_size, path, checkpoint }: &Inclusion,
+    leaf: &Digest,
+) -> Result<Digest, String> {
+    let head = TreeHead::read_unverified(checkpoint)
+        .map_err(|error| format!("the checkpoint does not read: {error}"))?;
     if head.size != *tree_size {
         let size = head.size;
-        return Outcome::Failed(format!(
-            "the proof is for a tree of {tree_size}, the checkpoint has {size} leaves"
-        ));
+        return Err(format!("the proof is for a tree of {tree_size}, the checkpoint has {size} leaves"));
     }
-    match merkle::root_from_path(&leaf.hash(), *index, *tree_size, path) {
-        Some(root) if root == head.root => {
-            Outcome::Held(format!("leaf {index} of {tree_size} in the log's tree with root {}", short(&root)))
-        }
+    match merkle::root_from_path(leaf, *index, *tree_size, path) {
+        Some(root) if root == head.root => Ok(root),
         Some(root) => {
             let (root, stated) = (short(&root), short(&head.root));
-            Outcome::Failed(format!("the proof leads to the root {root}, the checkpoint states {stated}"))
+            Err(format!("the proof leads to the root {root}, the checkpoint states {stated}"))
         }
-        None => Outcome::Failed(format!(
+        None => Err(format!(
             "a path of {} digests does not lead from leaf {index} to the root of a tree of {tree_size}",
             path.len()
         )),
@@ -196,10 +223,15 @@ fn checkpoint(inclusion: Option<&Inclusion>, trust: Option<&Trust>) -> Outcome {
     let Some(trust) = trust else {
         return Outcome::not_checked("no trusted log key was given", GIVE_KEYS);
     };
-    match trust.log_key.verify(&inclusion.checkpoint) {
+    match signed(inclusion, trust) {
         Ok(head) => Outcome::Held(format!("{} leaves, signed by the log {}", head.size, head.origin)),
-        Err(error) => Outcome::Failed(format!("the checkpoint: {error}")),
+        Err(reason) => Outcome::Failed(reason),
     }
+}
+
+/// What the checkpoint states, if the trusted log signed it.
+fn signed(inclusion: &Inclusion, trust: &Trust) -> Result<TreeHead, String> {
+    trust.log_key.verify(&inclusion.checkpoint).map_err(|error| format!("the checkpoint: {error}"))
 }
 
 fn model(leaf: &Leaf, given: Option<ModelId>) -> Outcome {
@@ -262,21 +294,30 @@ fn absent(rows: &Rows, hash: &Digest) -> Outcome {
     ))
 }
 
-fn re_execution(leaf: &Leaf, given: &Given<'_>, found: &Found, rerun: Option<Rerun<'_>>) -> Outcome {
+/// Number and bytes of the row that the receipt's model was given, if that model and the row are at hand; or what is not.
+fn at_hand<'a>(leaf: &Leaf, given: &Given<'a>, found: &Found) -> Result<(usize, &'a [u8]), Outcome> {
     match given.model {
-        None => return Outcome::not_checked("the model was not given", GIVE_MODEL),
+        None => return Err(Outcome::not_checked("the model was not given", GIVE_MODEL)),
         Some(id) if id != leaf.model => {
-            return Outcome::not_checked("the model given is another one", GIVE_MODEL);
+            return Err(Outcome::not_checked("the model given is another one", GIVE_MODEL));
         }
         Some(_) => {}
     }
-    let (Some(rows), Some(row)) = (given.input, found.input) else {
-        return Outcome::not_checked("the input is not at hand", GIVE_INPUT);
+    match (given.input, found.input) {
+        (Some(rows), Some(row)) => Ok((row, rows.row(row))),
+        _ => Err(Outcome::not_checked("the input is not at hand", GIVE_INPUT)),
+    }
+}
+
+fn re_execution(leaf: &Leaf, given: &Given<'_>, found: &Found, rerun: Option<Rerun<'_>>) -> Outcome {
+    let (row, bytes) = match at_hand(leaf, given, found) {
+        Ok(row) => row,
+        Err(missing) => return missing,
     };
     let Some(rerun) = rerun else {
         return Outcome::not_checked("this program does not run models", "the receipt to haca verify");
     };
-    match rerun(row, rows.row(row)) {
+    match rerun(row, bytes) {
         Ok(hash) if hash == leaf.output => Outcome::Held(format!("row {row} gives the same bits again")),
         Ok(hash) => {
             let (hash, stated) = (short(&hash), short(&leaf.output));

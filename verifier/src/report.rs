@@ -29,11 +29,16 @@ pub enum Check {
     Model,
     /// The model at hand, run on the input at hand, gives the output of the receipt bit for bit.
     ReExecution,
+    /// In mode `zk`: the proof that the file carries is of this receipt, and holds for the model and the input at hand
+    /// under an acceptable key.
+    Proof,
+    /// In mode `zk`: the trusted verifier accepted that proof, and the log holds both.
+    Verdict,
 }
 
 impl Check {
     /// Every check, in the order of a report.
-    pub const ALL: [Check; 11] = [
+    pub const ALL: [Check; 13] = [
         Check::Leaf,
         Check::Path,
         Check::Signature,
@@ -45,6 +50,8 @@ impl Check {
         Check::Output,
         Check::Model,
         Check::ReExecution,
+        Check::Proof,
+        Check::Verdict,
     ];
 
     /// The stable name.
@@ -61,6 +68,8 @@ impl Check {
             Check::Output => "output",
             Check::Model => "model",
             Check::ReExecution => "re-execution",
+            Check::Proof => "proof",
+            Check::Verdict => "verdict",
         }
     }
 }

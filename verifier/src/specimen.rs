@@ -4,11 +4,13 @@ use std::path::Path;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use haca_wire::connect::Connect;
+use haca_wire::event::{self, PROOF_LEN, ProofEvent, VerifierKey};
 use haca_wire::evidence::{self, Binding, DevelopmentEvidence};
 use haca_wire::merkle::{self, BatchTree};
-use haca_wire::receipt::{Inclusion, Receipt, ReceiptFile};
+use haca_wire::receipt::{Inclusion, Receipt, ReceiptFile, ReceiptProof};
 use haca_wire::sign::NodeKey;
 use haca_wire::{Digest, Dtype, Leaf, Mode, ModelId, PayerId, RequestId, SessionId, tensor};
+use sha2::{Digest as _, Sha256};
 
 use crate::{Rows, Trust};
 
@@ -74,7 +76,7 @@ pub(crate) fn connect() -> Connect {
         node_key: node().node(),
         log_key: log_key(),
         development_issuer: Some(Digest(SigningKey::from_bytes(&[8; 32]).verifying_key().to_bytes())),
-        verifier_key: None,
+        verifier_key: Some(verifier().public()),
     }
 }
 
@@ -82,26 +84,60 @@ pub(crate) fn trust() -> Trust {
     Trust::from_connect(&connect()).unwrap()
 }
 
-/// The path of `leaf` as the third of five leaves, and the root.
-fn tree(leaf: &Leaf, salt: u8) -> (u32, u32, Vec<Digest>, Digest) {
+/// The path of the leaf with this hash as one of five leaves, and the root.
+fn tree(hash: &Digest, at: u8, salt: u8) -> (Vec<Digest>, Digest) {
     let mut leaves: Vec<Digest> = (0..5).map(|i| merkle::leaf_hash(&[salt, i])).collect();
-    leaves[2] = leaf.hash();
+    leaves[usize::from(at)] = *hash;
     let (mut tree, mut path) = (BatchTree::with_capacity(5), Vec::new());
     let root = tree.build(&leaves);
-    tree.path(2, &mut path);
-    (2, 5, merkle::parse_path(&path).unwrap(), root)
+    tree.path(at.into(), &mut path);
+    (merkle::parse_path(&path).unwrap(), root)
+}
+
+/// The log's proof that it holds the leaf with this hash at this place.
+pub(crate) fn logged(hash: &Digest, at: u8) -> Inclusion {
+    let (path, root) = tree(hash, at, 1);
+    Inclusion { index: at.into(), tree_size: 5, path, checkpoint: sign_checkpoint(LOG_NAME, 5, &root) }
 }
 
 /// A receipt file of `leaf`, signed and logged as if the node had answered so.
 pub(crate) fn file_of(leaf: &Leaf) -> ReceiptFile {
-    let (index, batch_size, path, root) = tree(leaf, 0);
-    let signature = Some(node().sign_batch(batch_size, &root));
-    let receipt = Receipt { leaf: leaf.encode(), index, batch_size, path, signature };
-    let (index, tree_size, path, root) = tree(leaf, 1);
-    let (index, tree_size) = (index.into(), tree_size.into());
-    let checkpoint = sign_checkpoint(LOG_NAME, tree_size, &root);
-    let inclusion = Some(Inclusion { index, tree_size, path, checkpoint });
-    ReceiptFile { receipt, evidence: Some(evidence()), inclusion }
+    let (path, root) = tree(&leaf.hash(), 2, 0);
+    let signature = Some(node().sign_batch(5, &root));
+    let receipt = Receipt { leaf: leaf.encode(), index: 2, batch_size: 5, path, signature };
+    let inclusion = Some(logged(&leaf.hash(), 2));
+    let evidence = (leaf.evidence != Digest::default()).then(evidence);
+    ReceiptFile { receipt, evidence, inclusion, proof: None }
+}
+
+/// Seed of the verifier that is trusted.
+pub(crate) const VERIFIER: [u8; 32] = [10; 32];
+
+fn verifier() -> VerifierKey {
+    VerifierKey::from_seed(&VERIFIER)
+}
+
+/// A receipt file of `leaf` with a proof, which a verifier accepted, and both in the log.
+pub(crate) fn proven(leaf: &Leaf, proof: [u8; PROOF_LEN], key: Vec<u8>, output: Vec<i64>) -> ReceiptFile {
+    let (id, named) = (event::proof_id(&leaf.hash()), Digest(Sha256::digest(&key).into()));
+    let event = ProofEvent { id, index: 2, time: 1_700, key: named, proof };
+    let mut file = file_of(leaf);
+    file.proof = Some(judged(event, &VERIFIER, true, key, output));
+    file
+}
+
+/// What a file carries of this proof, after the verifier with this seed looked at it.
+pub(crate) fn judged(
+    proof: ProofEvent,
+    verifier: &[u8; 32],
+    accepted: bool,
+    key: Vec<u8>,
+    output: Vec<i64>,
+) -> ReceiptProof {
+    let verdict = VerifierKey::from_seed(verifier).verdict(&proof, 3, accepted, 1_800);
+    let (proof_inclusion, verdict_inclusion) =
+        (logged(&proof.hash(), 3), logged(&merkle::leaf_hash(&verdict.encode()), 4));
+    ReceiptProof { proof, proof_inclusion, verdict, verdict_inclusion, output, key }
 }
 
 fn log() -> SigningKey {

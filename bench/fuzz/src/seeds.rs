@@ -35,7 +35,10 @@ pub fn of(target: &Target) -> Vec<(String, Vec<u8>)> {
         "frame" => frames(),
         "message" => messages().into_iter().map(|frame| frame[HEADER_LEN..].to_vec()).collect(),
         "receipt" => {
-            vec![ReceiptFile { receipt: receipt(), evidence: Some(evidence()), inclusion: None }.encode()]
+            vec![
+                ReceiptFile { receipt: receipt(), evidence: Some(evidence()), inclusion: None, proof: None }
+                    .encode(),
+            ]
         }
         "evidence" => vec![evidence()],
         _ => Vec::new(),

@@ -152,8 +152,9 @@ fn message(bytes: &[u8]) {
 }
 
 fn receipt(bytes: &[u8]) {
-    let given = Given { trust: None, policy: Policy::DEVELOPMENT, input: None, output: None, model: None };
-    let _ = check_bytes(bytes, &given, None);
+    let policy = Policy::DEVELOPMENT;
+    let given = Given { trust: None, policy, input: None, output: None, model: None, key: None };
+    let _ = check_bytes(bytes, &given, None, None);
 }
 
 fn checkpoint(bytes: &[u8]) {

@@ -25,15 +25,16 @@ impl Shelf {
             input: Some(&self.input),
             output: Some(&self.output),
             model: Some(specimen::MODEL),
+            key: None,
         }
     }
 }
 
 const NOTHING: Given<'_> =
-    Given { trust: None, policy: Policy::DEVELOPMENT, input: None, output: None, model: None };
+    Given { trust: None, policy: Policy::DEVELOPMENT, input: None, output: None, model: None, key: None };
 
 fn full(file: &ReceiptFile) -> Report {
-    check(file, &Shelf::new().given(), Some(&mut specimen::rerun))
+    check(file, &Shelf::new().given(), Some(&mut specimen::rerun), None)
 }
 
 /// Asserts that exactly these checks failed.
@@ -59,7 +60,7 @@ fn with_everything_at_hand_everything_holds() {
 
 #[test]
 fn with_nothing_at_hand_only_the_receipt_itself_is_checked() {
-    let report = check(&specimen::file_of(&specimen::leaf()), &NOTHING, None);
+    let report = check(&specimen::file_of(&specimen::leaf()), &NOTHING, None, None);
     assert_failed(&report, &[]);
     let missing = [
         Check::NodeKey,
@@ -91,13 +92,13 @@ fn a_file_without_proof_or_evidence_says_what_to_give() {
 #[test]
 fn vanilla_needs_no_evidence_and_no_signature_but_tee_does() {
     let vanilla = Leaf { mode: Mode::Vanilla, evidence: Digest::default(), ..specimen::leaf() };
-    let mut file = ReceiptFile { evidence: None, ..specimen::file_of(&vanilla) };
+    let mut file = specimen::file_of(&vanilla);
     assert_eq!(full(&file).verdict(), Verdict::Held);
     file.receipt.signature = None;
     assert_eq!(unchecked(&full(&file)), [Check::Signature]);
 
     let bare = Leaf { evidence: Digest::default(), ..specimen::leaf() };
-    let mut file = ReceiptFile { evidence: None, ..specimen::file_of(&bare) };
+    let mut file = specimen::file_of(&bare);
     file.receipt.signature = None;
     assert_failed(&full(&file), &[Check::Signature, Check::Evidence]);
 }
@@ -105,7 +106,8 @@ fn vanilla_needs_no_evidence_and_no_signature_but_tee_does() {
 #[test]
 fn evidence_that_the_leaf_does_not_name_fails() {
     let bare = Leaf { mode: Mode::Vanilla, evidence: Digest::default(), ..specimen::leaf() };
-    assert_failed(&full(&specimen::file_of(&bare)), &[Check::Evidence]);
+    let file = ReceiptFile { evidence: Some(specimen::evidence()), ..specimen::file_of(&bare) };
+    assert_failed(&full(&file), &[Check::Evidence]);
     let mut file = specimen::file_of(&specimen::leaf());
     file.evidence.as_mut().unwrap().push(0);
     assert_failed(&full(&file), &[Check::Evidence]);
@@ -116,7 +118,7 @@ fn the_production_policy_refuses_development_evidence_whoever_issued_it() {
     let (shelf, file) = (Shelf::new(), specimen::file_of(&specimen::leaf()));
     for trust in [Some(&shelf.trust), None] {
         let given = Given { policy: Policy::PRODUCTION, trust, ..shelf.given() };
-        assert_failed(&check(&file, &given, Some(&mut specimen::rerun)), &[Check::Evidence]);
+        assert_failed(&check(&file, &given, Some(&mut specimen::rerun), None), &[Check::Evidence]);
     }
 }
 
@@ -125,7 +127,7 @@ fn a_receipt_of_another_node_fails_by_its_key() {
     let mut shelf = Shelf::new();
     shelf.trust.node_key = NodeId([1; 32]);
     let file = specimen::file_of(&specimen::leaf());
-    assert_failed(&check(&file, &shelf.given(), Some(&mut specimen::rerun)), &[Check::NodeKey]);
+    assert_failed(&check(&file, &shelf.given(), Some(&mut specimen::rerun), None), &[Check::NodeKey]);
 }
 
 #[test]
@@ -133,7 +135,7 @@ fn evidence_is_reported_with_the_word_development() {
     let file = specimen::file_of(&specimen::leaf());
     for given in [NOTHING, Shelf::new().given()] {
         for policy in [Policy::DEVELOPMENT, Policy::PRODUCTION] {
-            let report = check(&file, &Given { policy, ..given }, None);
+            let report = check(&file, &Given { policy, ..given }, None, None);
             let (Outcome::Held(text) | Outcome::Failed(text) | Outcome::NotChecked { why: text, .. }) =
                 report.outcome(Check::Evidence);
             assert!(text.contains("development"), "{text}");
@@ -158,15 +160,15 @@ fn an_input_output_or_model_that_is_not_at_hand_fails() {
     let shelf = Shelf::new();
     let file = specimen::file_of(&specimen::leaf());
     let given = Given { input: Some(&shelf.output), ..shelf.given() };
-    let report = check(&file, &given, Some(&mut specimen::rerun));
+    let report = check(&file, &given, Some(&mut specimen::rerun), None);
     assert_failed(&report, &[Check::Input]);
     assert_eq!(unchecked(&report), [Check::ReExecution]);
 
     let given = Given { output: Some(&shelf.input), ..shelf.given() };
-    assert_failed(&check(&file, &given, Some(&mut specimen::rerun)), &[Check::Output]);
+    assert_failed(&check(&file, &given, Some(&mut specimen::rerun), None), &[Check::Output]);
 
     let given = Given { model: Some(ModelId([0; 32])), ..shelf.given() };
-    let report = check(&file, &given, Some(&mut specimen::rerun));
+    let report = check(&file, &given, Some(&mut specimen::rerun), None);
     assert_failed(&report, &[Check::Model]);
     assert_eq!(unchecked(&report), [Check::ReExecution]);
 }
@@ -181,7 +183,7 @@ fn the_answer_to_another_row_fails_although_both_are_at_hand() {
 #[test]
 fn a_model_that_refuses_the_row_fails_with_its_reason() {
     let file = specimen::file_of(&specimen::leaf());
-    let report = check(&file, &Shelf::new().given(), Some(&mut |_, _| Err("element 3 is NaN".into())));
+    let report = check(&file, &Shelf::new().given(), Some(&mut |_, _| Err("element 3 is NaN".into())), None);
     assert_failed(&report, &[Check::ReExecution]);
     assert!(matches!(report.outcome(Check::ReExecution), Outcome::Failed(reason) if reason.contains("NaN")));
 }
@@ -197,7 +199,7 @@ fn no_single_byte_of_a_file_can_be_changed_unseen() {
     let mut bytes = file.encode();
     for at in 0..bytes.len() {
         bytes[at] ^= 0x41;
-        let report = check_bytes(&bytes, &shelf.given(), Some(&mut specimen::rerun));
+        let report = check_bytes(&bytes, &shelf.given(), Some(&mut specimen::rerun), None);
         if report.verdict() == Verdict::Held {
             assert_eq!(ReceiptFile::decode(&bytes).as_ref(), Ok(&file), "byte {at} was changed");
         }
@@ -212,7 +214,7 @@ proptest! {
         let mut bytes = file.encode();
         let at = at.index(bytes.len());
         bytes[at] ^= change;
-        let report = check_bytes(&bytes, &Shelf::new().given(), Some(&mut specimen::rerun));
+        let report = check_bytes(&bytes, &Shelf::new().given(), Some(&mut specimen::rerun), None);
         if report.verdict() == Verdict::Held {
             prop_assert_eq!(ReceiptFile::decode(&bytes), Ok(file), "byte {} was changed", at);
         }
@@ -246,7 +248,7 @@ proptest! {
     #[test]
     fn any_bytes_get_a_report(bytes in prop::collection::vec(any::<u8>(), 0..600), magic: bool) {
         let magic: &[u8] = if magic { haca_wire::receipt::FILE_MAGIC } else { &[] };
-        let report = check_bytes(&[magic, &bytes].concat(), &Shelf::new().given(), None);
+        let report = check_bytes(&[magic, &bytes].concat(), &Shelf::new().given(), None, None);
         prop_assert_ne!(report.verdict(), Verdict::Held);
     }
 }

@@ -80,7 +80,7 @@ fn g2(point: &G2Affine) -> G2Text {
     [[part(1), part(0)], [part(3), part(2)]]
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::from("0x"), |mut text, byte| {
         write!(text, "{byte:02x}").expect("writing to a string does not fail");

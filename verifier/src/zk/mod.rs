@@ -8,6 +8,7 @@ pub mod cache;
 pub mod ceremony;
 mod circuit;
 mod curve;
+pub mod eip2537;
 pub mod export;
 mod fourier;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod proof;
 mod prover;
 mod proving;
 mod r1cs;
+mod receipt;
 #[cfg(any(test, feature = "zk-reference"))]
 pub mod reference;
 pub mod setup;
@@ -31,6 +33,7 @@ pub use proof::{Malformed, Proof, scalars_from_bytes};
 pub use prover::{Prover, ProverError};
 pub use proving::{NotAProvingKey, ProvingKey};
 pub use r1cs::ConstraintSystem;
+pub use receipt::ProofChecker;
 pub use verify::{Claim, Refused, Unreadable};
 
 #[cfg(test)]
