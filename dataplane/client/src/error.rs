@@ -128,6 +128,14 @@ pub enum ClientError {
     /// The checkpoint is not the trusted log's.
     #[error("checkpoint: {0}")]
     BadCheckpoint(String),
+    /// What the node says of a proof does not stand up.
+    #[error("the proof of request {request} does not stand up: {reason}")]
+    BadProof {
+        /// The request.
+        request: RequestId,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The log holds no leaf for a request, or another one.
     #[error("the log does not hold the receipt of request {request}: {outcome}")]
     NotLogged {
@@ -174,14 +182,14 @@ pub enum ClientError {
         /// The stream.
         symbol: u64,
     },
-    /// More was asked for in one message than the node takes.
-    #[error("{what} of {size} is over the node's limit of {limit}")]
+    /// More was asked for in one message than the node takes, or a file would be longer than its readers take.
+    #[error("{what} of {size} is over the limit of {limit}")]
     TooLarge {
         /// What is too large.
         what: &'static str,
         /// How large it is.
         size: u64,
-        /// The limit that `Welcome` stated.
+        /// The limit: the one that `Welcome` stated, or the format's.
         limit: u64,
     },
     /// A request with this id is in flight already.

@@ -3,12 +3,13 @@
 use crate::check::Asked;
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::lane::Reply;
 use haca_wire::message::infer::{RequestView, Step};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::receipt::Receipt;
 use haca_wire::tensor::{self, Shape, TensorView};
 use haca_wire::{Digest, Dtype, Leaf, Mode, RequestId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A tensor of one's own: element type, shape, little-endian row-major data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +88,10 @@ pub struct Inference {
     pub leaf: Leaf,
     /// From handing the request to the transport until its answer was read; without the verification.
     pub latency: Duration,
+    /// When the answer was read.
+    pub arrived: Instant,
+    /// In mode `zk`: when the node expects the proof to be in the log, counted from its answer.
+    pub proof_delay: Option<Duration>,
 }
 
 impl Client {
@@ -143,10 +148,14 @@ impl Client {
         // Hashed while the answer is on its way.
         let tensor = call.input.hash();
         let input = step.map_or(tensor, |(_, before)| tensor::step_hash(&before, &tensor));
-        let (output, receipt, latency) = answer.wait().await?;
+        let Reply { output, receipt, latency, arrived, proof_delay_ms } = answer.wait().await?;
         let asked = Asked { id, model, mode: call.mode, dtype: call.input.dtype, input };
         match self.checker().check(&asked, &output, &receipt) {
-            Ok(leaf) => Ok(Inference { output, receipt, leaf, latency }),
+            Ok(leaf) => {
+                let delay = Duration::from_millis(proof_delay_ms.into());
+                let proof_delay = (call.mode == Mode::Zk).then_some(delay);
+                Ok(Inference { output, receipt, leaf, latency, arrived, proof_delay })
+            }
             Err(fault) => Err(ClientError::Dishonest { request: id, fault }),
         }
     }

@@ -65,14 +65,24 @@ struct PendingCall {
     _credit: OwnedSemaphorePermit,
 }
 
-type Answered = Result<(Tensor, Receipt, Duration), ClientError>;
+type Answered = Result<Reply, ClientError>;
+
+/// What came for a request, not checked yet.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) output: Tensor,
+    pub(crate) receipt: Receipt,
+    pub(crate) latency: Duration,
+    pub(crate) arrived: Instant,
+    pub(crate) proof_delay_ms: u32,
+}
 
 /// An answer that is on its way.
 #[derive(Debug)]
 pub(crate) struct Awaited(oneshot::Receiver<Answered>);
 
 impl Awaited {
-    /// The answer, not checked yet, and how long it took.
+    /// The answer, not checked yet.
     pub(crate) async fn wait(self) -> Answered {
         // The sender is dropped unused only if the runtime drops the reading task.
         self.0.await.unwrap_or(Err(ClientError::Closed))
@@ -242,7 +252,13 @@ impl Lane {
             return Err(ClientError::protocol(address, reason));
         };
         let answered = match response.result {
-            Ok((output, receipt)) => Ok((output.into(), receipt, arrived - call.submitted)),
+            Ok((output, receipt)) => Ok(Reply {
+                output: output.into(),
+                receipt,
+                latency: arrived - call.submitted,
+                arrived,
+                proof_delay_ms: response.proof_delay_ms,
+            }),
             Err(refusal) => Err(ClientError::refused(refusal)),
         };
         // Nobody waits any more if the caller dropped its future.

@@ -2,11 +2,12 @@
 
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::proof::{LoggedProof, put_together};
 use haca_verifier::TreeHead;
 use haca_wire::frame::FrameKind;
 use haca_wire::message::Encoder;
 use haca_wire::message::log::{AwaitReceipts, LogEntry, ReceiptStates};
-use haca_wire::receipt::{Inclusion, Receipt, ReceiptFile};
+use haca_wire::receipt::{Inclusion, MAX_FILE, Receipt, ReceiptFile};
 use haca_wire::vocabulary::LogOutcome;
 use haca_wire::{Digest, RequestId, Stage, evidence, merkle};
 
@@ -54,14 +55,17 @@ impl Client {
         Ok(states)
     }
 
-    /// Puts together what `haca verify` reads later: receipt, evidence, and the log's proof where `state` has it.
+    /// Puts together what `haca verify` reads later: receipt, evidence, the log's proof where `state` has it, and the proof
+    /// of a receipt of mode `zk`.
     ///
     /// # Errors
-    /// [`ClientError::NotLogged`] or [`ClientError::BadInclusion`] if `state` is not that of this receipt.
+    /// [`ClientError::NotLogged`], [`ClientError::BadInclusion`] or [`ClientError::BadProof`] if `state` or `proof` is not
+    /// that of this receipt; [`ClientError::TooLarge`] if the file would be longer than receipt files are.
     pub fn receipt_file(
         &self,
         receipt: &Receipt,
         state: Option<&ReceiptState>,
+        proof: Option<LoggedProof<'_>>,
     ) -> Result<ReceiptFile, ClientError> {
         let leaf = receipt.leaf().map_err(|error| ClientError::BadInclusion {
             request: state.map(|state| state.id).unwrap_or_default(),
@@ -86,11 +90,21 @@ impl Client {
             }
         }
         let shown = self.welcome().evidence.as_ref();
-        Ok(ReceiptFile {
+        let file = ReceiptFile {
             receipt: receipt.clone(),
             evidence: shown.filter(|evidence| evidence::digest(evidence) == leaf.evidence).cloned(),
             inclusion: state.and_then(|state| state.inclusion.clone()),
-        })
+            proof: proof.map(|proof| put_together(&leaf, state, proof)).transpose()?,
+        };
+        // Only a proof, of a model with many inputs or outputs, can make a file so long.
+        if file.proof.is_some() {
+            let (size, limit) = (file.encode().len(), MAX_FILE);
+            if size > limit {
+                let (size, limit) = (size as u64, limit as u64);
+                return Err(ClientError::TooLarge { what: "a receipt file with its proof", size, limit });
+            }
+        }
+        Ok(file)
     }
 
     fn accept(

@@ -5,18 +5,20 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use haca_client::{Client, ClientError, ClientOptions};
 use haca_wire::connect::Connect;
+use haca_wire::event::{self, PROOF_LEN, ProofEvent, VerifierKey};
 use haca_wire::evidence::{self, Binding, DevelopmentEvidence};
 use haca_wire::frame::{FrameKind, FrameReader};
 use haca_wire::merkle::{self, BatchTree};
 use haca_wire::message::infer::{Answer, RequestView, encode_refused};
 use haca_wire::message::log::{AwaitReceipts, LogEntry, ReceiptStates};
 use haca_wire::message::model::{ModelEntry, ModelList, PushModel, Pushed};
+use haca_wire::message::proof::{AwaitProofs, ProofState, ProofStates};
 use haca_wire::message::session::{Hello, Limits, Welcome};
 use haca_wire::message::{Encoder, Refusal};
 use haca_wire::receipt::ReceiptParts;
 use haca_wire::sign::{self, NodeKey, OperatorKey};
 use haca_wire::tensor::{Shape, TensorView};
-use haca_wire::vocabulary::LogOutcome;
+use haca_wire::vocabulary::{LogOutcome, ProofOutcome};
 use haca_wire::{
     Digest, Dtype, Leaf, Mode, ModelId, PROTOCOL_VERSION, PayerId, RequestId, SessionId, Stage, Status,
 };
@@ -32,6 +34,11 @@ pub(crate) const OPERATOR: [u8; 32] = [4; 32];
 const NODE: [u8; 32] = [3; 32];
 const ISSUER: [u8; 32] = [5; 32];
 const LOG: [u8; 32] = [6; 32];
+pub(crate) const VERIFIER: [u8; 32] = [7; 32];
+/// The bytes of the verification key. The fake's proofs prove nothing.
+pub(crate) const KEY: [u8; 3] = [1, 2, 3];
+/// When a proof is expected.
+pub(crate) const PROOF_DELAY_MS: u32 = 40;
 
 /// What the node does other than it should. `Default` is an honest node.
 #[derive(Clone, Copy)]
@@ -50,6 +57,8 @@ pub(crate) struct Behaviour {
     pub(crate) batch: usize,
     /// What the log says is changed before it is sent.
     pub(crate) states: fn(&mut ReceiptStates),
+    /// What it says of proofs is changed before it is sent.
+    pub(crate) proofs: fn(&mut ProofStates),
     pub(crate) log_name: &'static str,
 }
 
@@ -87,6 +96,7 @@ impl Default for Behaviour {
             on_request: OnRequest::Answer,
             batch: 1,
             states: |_| {},
+            proofs: |_| {},
             log_name: LOG_NAME,
         }
     }
@@ -137,7 +147,7 @@ pub(crate) fn start(behaviour: Behaviour) -> Connect {
             &SigningKey::from_bytes(&LOG).verifying_key(),
         ),
         development_issuer: Some(Digest(SigningKey::from_bytes(&ISSUER).verifying_key().to_bytes())),
-        verifier_key: None,
+        verifier_key: Some(VerifierKey::from_seed(&VERIFIER).public()),
     }
 }
 
@@ -252,7 +262,7 @@ impl Node {
                     path: &forged.path,
                     signature: forged.signature.as_ref(),
                 },
-                proof_delay_ms: 0,
+                proof_delay_ms: PROOF_DELAY_MS,
             };
             answer.encode(&mut Encoder::new(), out);
         }
@@ -286,6 +296,32 @@ impl Node {
             },
         };
         (self.behaviour.states)(&mut states);
+        states
+    }
+
+    /// Logs, once, a proof of each request that was answered, and a verdict on it.
+    fn proofs(&self, ask: &AwaitProofs) -> ProofStates {
+        let mut logged = self.logged.lock().unwrap();
+        let key = Digest(Sha256::digest(KEY).into());
+        let mut entry = |id: &RequestId| {
+            let Some(index) = logged.iter().position(|(logged, _)| logged == id) else {
+                let (outcome, detail) = (ProofOutcome::Unknown, String::new());
+                return ProofState { outcome, events: None, output: Vec::new(), detail };
+            };
+            let id = event::proof_id(&logged[index].1);
+            let proof = ProofEvent { id, index: index as u64, time: 1_700, key, proof: [9; PROOF_LEN] };
+            let known = logged.iter().position(|(logged, _)| *logged == id);
+            let index = known.unwrap_or(logged.len()) as u64;
+            let verdict = VerifierKey::from_seed(&VERIFIER).verdict(&proof, index, true, 1_800);
+            if known.is_none() {
+                logged.extend([(id, proof.hash()), (verdict.id, merkle::leaf_hash(&verdict.encode()))]);
+            }
+            let (outcome, detail) = (ProofOutcome::Proved, String::new());
+            ProofState { outcome, events: Some((proof, verdict)), output: vec![-1, 2], detail }
+        };
+        let entries = ask.ids.iter().map(&mut entry).collect();
+        let mut states = ProofStates { entries, keys: vec![KEY.to_vec()] };
+        (self.behaviour.proofs)(&mut states);
         states
     }
 
@@ -347,6 +383,9 @@ impl Stream {
             FrameKind::Request => return self.on_request(&RequestView::decode(payload).unwrap(), out),
             FrameKind::AwaitReceipts => {
                 self.node.states(&AwaitReceipts::decode(payload).unwrap()).encode(encoder, out);
+            }
+            FrameKind::AwaitProofs => {
+                self.node.proofs(&AwaitProofs::decode(payload).unwrap()).encode(encoder, out);
             }
             FrameKind::ListModels => ModelList { models: vec![model()] }.encode(encoder, out),
             FrameKind::PushModel => self.push = Some((PushModel::decode(payload).unwrap(), Vec::new())),

@@ -129,16 +129,16 @@ async fn receipts_get_their_proof_in_as_many_questions_as_the_limit_asks_for() {
     assert_eq!(states[25].outcome, LogOutcome::Unknown);
 
     for (answer, state) in answers.iter().zip(&states) {
-        let file = client.receipt_file(&answer.receipt, Some(state)).unwrap();
+        let file = client.receipt_file(&answer.receipt, Some(state), None).unwrap();
         assert_eq!(file.evidence, client.welcome().evidence);
         assert_eq!(file.inclusion.unwrap().tree_size, 25);
     }
-    let without = client.receipt_file(&answers[0].receipt, None).unwrap();
+    let without = client.receipt_file(&answers[0].receipt, None, None).unwrap();
     assert_eq!(without.inclusion, None);
-    let error = client.receipt_file(&answers[0].receipt, Some(&states[1])).unwrap_err();
+    let error = client.receipt_file(&answers[0].receipt, Some(&states[1]), None).unwrap_err();
     assert!(matches!(error, ClientError::BadInclusion { .. }), "{error}");
     let unknown = haca_client::ReceiptState { id: ids[0], ..states[25].clone() };
-    let error = client.receipt_file(&answers[0].receipt, Some(&unknown)).unwrap_err();
+    let error = client.receipt_file(&answers[0].receipt, Some(&unknown), None).unwrap_err();
     assert!(matches!(error, ClientError::NotLogged { .. }), "{error}");
 }
 

@@ -227,7 +227,7 @@ async fn a_log_that_lies_is_refused() {
     let client = connect(Behaviour { states, ..Behaviour::default() }).await.unwrap();
     let answer = client.infer(&model(), Mode::Vanilla, &ROW).await.unwrap();
     let state = client.await_receipts(Stage::Durable, &[answer.leaf.request]).await.unwrap();
-    let error = client.receipt_file(&answer.receipt, Some(&state[0])).unwrap_err();
+    let error = client.receipt_file(&answer.receipt, Some(&state[0]), None).unwrap_err();
     assert!(error.to_string().contains("the log holds the leaf"), "{error}");
 
     let states: Lie<ReceiptStates> = |states| states.entries.clear();

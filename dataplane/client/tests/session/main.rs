@@ -6,3 +6,4 @@
 mod fake;
 mod honest;
 mod lies;
+mod proofs;
