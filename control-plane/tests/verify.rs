@@ -168,6 +168,7 @@ fn handed() -> Handed {
                     path: path_in(&logged, row),
                     checkpoint: checkpoint.clone(),
                 }),
+                proof: None,
             });
         }
     }

@@ -190,13 +190,14 @@ fn verify(
         input: Some(&inputs),
         output: Some(&outputs),
         model: Some(ModelId(model.id())),
+        key: None,
     };
     let mut auditor = Auditor::new(Arc::clone(model));
     let bar = progress::bar(answers.len() as u64, "verifying");
     for (answer, state) in answers.iter().zip(&states) {
-        let file: ReceiptFile = client.receipt_file(&answer.receipt, Some(state))?;
+        let file: ReceiptFile = client.receipt_file(&answer.receipt, Some(state), None)?;
         let mut rerun = |_: usize, row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
-        let report = receipt::check_bytes(&file.encode(), &given, Some(&mut rerun));
+        let report = receipt::check_bytes(&file.encode(), &given, Some(&mut rerun), None);
         ensure!(report.verdict() == Verdict::Held, "a receipt does not hold:\n{report}");
         bar.inc(1);
     }

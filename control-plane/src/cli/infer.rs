@@ -1,5 +1,7 @@
 //! `haca infer`.
 
+mod proofs;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +19,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use self::proofs::Proofs;
 use crate::cli::session::{self, Session};
 use crate::cli::{output, progress, read};
 
@@ -29,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 Examples:
   haca infer --connect data/connect.toml --model mlp --input rows.npy -o answers.npy
   haca infer --connect data/connect.toml --model mlp --input rows.npy --mode tee --receipts receipts/ --wait durable
+  haca infer --connect data/connect.toml --model mlp --input rows.npy --mode zk --receipts receipts/ --wait proved
   haca infer --connect data/connect.toml --model lstm --input steps.npy --stream -o answers.npy")]
 pub(crate) struct Args {
     /// The node's connect.toml
@@ -49,7 +53,8 @@ pub(crate) struct Args {
     /// Keep each row's receipt as DIR/ROW.receipt, rows counted from 0
     #[arg(long, value_name = "DIR")]
     receipts: Option<PathBuf>,
-    /// Wait until the log holds every receipt; the receipt files then hold the log's proof, too
+    /// Wait until the log holds every receipt; the receipt files then hold the log's proof, too. In mode zk, proved waits
+    /// until every answer is proven; the receipt files then hold these proofs as well
     #[arg(long, value_enum)]
     wait: Option<Wait>,
     /// The rows are the steps of one stream in their order: each is answered as if those before it had been sent with it
@@ -67,6 +72,8 @@ pub(crate) struct Args {
 enum Wait {
     /// In the log, and fsync has returned
     Durable,
+    /// Of mode zk alone: proven, and the node's verifier has accepted the proof
+    Proved,
 }
 
 fn modes() -> impl clap::builder::TypedValueParser<Value = Mode> {
@@ -76,6 +83,11 @@ fn modes() -> impl clap::builder::TypedValueParser<Value = Mode> {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
+        ensure!(
+            self.wait != Some(Wait::Proved) || self.mode == Mode::Zk,
+            "--wait proved: answers of mode {} are not proven; ask with --mode zk, or give --wait durable",
+            self.mode
+        );
         let input = read::array(&self.input)?;
         ensure!(input.rows() > 0, "{}: the array has no rows", self.input.display());
         if let Some(directory) = &self.receipts {
@@ -104,16 +116,25 @@ impl Args {
 
         if let Some((row, error)) = failure {
             // What was answered is the caller's, whatever came after.
-            self.keep_receipts(&session, &answers, &[])?;
+            self.keep_receipts(&session, &answers, &[], None)?;
             return Err(self.failed(&session, error, row, answers.len()));
         }
         if let Some(path) = &self.output {
             npy::write(path, &outputs(&model, &answers))?;
         }
+        let proofs = match self.wait {
+            Some(Wait::Proved) => Some(Proofs::wait(&session, &answers, self.receipts.is_some())),
+            _ => None,
+        };
+        let proofs = proofs.transpose();
         let states = self.wait_for_log(&session, &answers);
-        // If the log fails, the receipts are worth keeping without its proof.
-        self.keep_receipts(&session, &answers, states.as_deref().unwrap_or_default())?;
-        let states = states?;
+        // If prover or log fail, the receipts are worth keeping without what they did not give.
+        let known = proofs.as_ref().ok().and_then(Option::as_ref);
+        self.keep_receipts(&session, &answers, states.as_deref().unwrap_or_default(), known)?;
+        let (states, proofs) = (states?, proofs?);
+        if let Some(proofs) = &proofs {
+            proofs.all_proved(&session, &answers)?;
+        }
         drop(session);
 
         let mut latencies: Vec<_> = answers.values().map(|answer| answer.latency).collect();
@@ -133,6 +154,7 @@ impl Args {
                 stage: self.stage(),
                 tree_size: states.iter().filter_map(|state| Some(state.inclusion.as_ref()?.tree_size)).max(),
             }),
+            proofs,
         };
         if self.json {
             return output::print_json(&summary.as_json(&self));
@@ -187,11 +209,13 @@ impl Args {
         session: &Session,
         answers: &Answers,
         states: &[ReceiptState],
+        proofs: Option<&Proofs>,
     ) -> anyhow::Result<()> {
         let Some(directory) = &self.receipts else { return Ok(()) };
         let mut states = states.iter();
         for (row, answer) in answers {
-            let file = session.client.receipt_file(&answer.receipt, states.next());
+            let proof = proofs.and_then(|proofs| proofs.of(*row));
+            let file = session.client.receipt_file(&answer.receipt, states.next(), proof);
             let file = file.map_err(|error| session::of(session.address, error))?;
             let path = directory.join(format!("{row}.receipt"));
             std::fs::write(&path, file.encode()).with_context(|| path.display().to_string())?;
@@ -335,6 +359,7 @@ struct Summary {
     /// Sorted.
     batches: Vec<u32>,
     logged: Option<Logged>,
+    proofs: Option<Proofs>,
 }
 
 /// How far the receipts have come.
@@ -382,6 +407,9 @@ impl Summary {
             Some(Logged { stage, .. }) => text += &format!("log       all {stage}\n"),
             None => {}
         }
+        if let Some(proofs) = &self.proofs {
+            text += &proofs.as_text();
+        }
         text
     }
 
@@ -400,6 +428,7 @@ impl Summary {
             "receipts": args.receipts,
             "stage": self.logged.as_ref().map(|logged| logged.stage.as_str()),
             "tree_size": self.logged.as_ref().and_then(|logged| logged.tree_size),
+            "proofs": self.proofs.as_ref().map(Proofs::as_json),
         })
     }
 }

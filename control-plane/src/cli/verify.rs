@@ -11,9 +11,10 @@ use anyhow::{Context, ensure};
 use haca_kernels::Model;
 use haca_verifier::audit::{self, Auditor};
 use haca_verifier::receipt::{self, Given};
+use haca_verifier::zk::{ProofChecker, VerifyingKey};
 use haca_verifier::{Policy, Report, Rows, Trust};
-use haca_wire::receipt::MAX_FILE;
-use haca_wire::{Digest, ModelId};
+use haca_wire::receipt::{MAX_FILE, ReceiptProof};
+use haca_wire::{Digest, Leaf, ModelId};
 use rayon::prelude::*;
 use serde_json::json;
 
@@ -26,7 +27,7 @@ const CHUNK: usize = 2048;
 /// Up to this many receipts are shown line by line; more are summed up, unless --verbose is given.
 const SHOWN_WHOLE: usize = 3;
 
-/// Checks receipts offline: no network, no server, no trust in the operator. Each receipt gets the same eleven checks;
+/// Checks receipts offline: no network, no server, no trust in the operator. Each receipt gets the same thirteen checks;
 /// each of them held, failed, or could not be made, and then the line says what to give.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -35,6 +36,11 @@ Examples:
   haca verify receipts/ --connect-keys data/connect.toml
   haca verify receipts/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --output Y.npy --strict
   haca verify receipts/ --stream --model lstm.haca --input steps.npy
+  haca verify receipts/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --key mlp.vk --production
+
+With --model and --input, the proofs of receipts of mode zk are verified, too. A proof under a key of a ceremony needs that
+key by --key. A development key is taken if the log that --connect-keys trusts holds the proof that names it; --production
+refuses it.
 
 Exit code 0 if nothing failed; with --strict, if also everything could be checked.")]
 pub(crate) struct Args {
@@ -59,7 +65,10 @@ pub(crate) struct Args {
     /// Fail also where something could not be checked
     #[arg(long)]
     strict: bool,
-    /// Refuse development evidence, which says nothing about hardware
+    /// The verification key that proofs of mode zk must be under
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Refuse development evidence, which says nothing about hardware, and proofs under development keys
     #[arg(long)]
     production: bool,
     /// Show every receipt line by line, however many there are
@@ -79,6 +88,9 @@ struct Shelf {
     replayed: Option<Vec<Digest>>,
     input: Option<Rows>,
     output: Option<Rows>,
+    /// Id of the key that proofs must be under.
+    key: Option<Digest>,
+    proofs: ProofChecker,
 }
 
 impl Args {
@@ -157,7 +169,9 @@ impl Shelf {
             _ => None,
         };
         let policy = if args.production { Policy::PRODUCTION } else { Policy::DEVELOPMENT };
-        Ok(Shelf { trust, policy, model, replayed, input, output })
+        let key = args.key.as_deref().map(key_id).transpose()?;
+        let proofs = ProofChecker::new(model.clone());
+        Ok(Shelf { trust, policy, model, replayed, input, output, key, proofs })
     }
 
     fn check(&self, path: &Path, auditor: Option<&mut Auditor>) -> Report {
@@ -167,23 +181,33 @@ impl Shelf {
             input: self.input.as_ref(),
             output: self.output.as_ref(),
             model: self.model.as_ref().map(|model| ModelId(model.id())),
+            key: self.key,
         };
         let bytes = match read_receipt(path) {
             Ok(bytes) => bytes,
             Err(error) => return receipt::unreadable(format!("the file cannot be read: {error}")),
         };
+        let mut proof =
+            |leaf: &Leaf, carried: &ReceiptProof, row: Option<&[u8]>| self.proofs.check(leaf, carried, row);
         match (&self.replayed, auditor) {
             (Some(hashes), _) => {
-                receipt::check_bytes(&bytes, &given, Some(&mut |row: usize, _: &[u8]| Ok(hashes[row])))
+                let mut rerun = |row: usize, _: &[u8]| Ok(hashes[row]);
+                receipt::check_bytes(&bytes, &given, Some(&mut rerun), Some(&mut proof))
             }
-            (None, None) => receipt::check_bytes(&bytes, &given, None),
+            (None, None) => receipt::check_bytes(&bytes, &given, None, Some(&mut proof)),
             (None, Some(auditor)) => {
                 let mut rerun =
                     |_: usize, row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
-                receipt::check_bytes(&bytes, &given, Some(&mut rerun))
+                receipt::check_bytes(&bytes, &given, Some(&mut rerun), Some(&mut proof))
             }
         }
     }
+}
+
+/// The id of a verification key, once it was seen to be one.
+fn key_id(path: &Path) -> anyhow::Result<Digest> {
+    let key = VerifyingKey::from_bytes(&read::bytes(path)?).with_context(|| path.display().to_string())?;
+    Ok(key.id())
 }
 
 /// An array's rows, of the shape the model has, or else of the shape the array has.
