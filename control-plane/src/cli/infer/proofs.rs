@@ -168,9 +168,16 @@ impl Proofs {
 
 type Waited = Result<(usize, ProofState, Duration), (usize, ClientError)>;
 
-/// What became of the proof of one row, and how long after its answer that was known.
+/// What became of the proof of one row, and how long after its answer that was known. Waits also where too many others do.
 async fn wait_for(client: Arc<Client>, row: usize, id: RequestId, arrived: Instant) -> Waited {
-    let mut states = client.await_proofs(&[id]).await.map_err(|error| (row, error))?;
-    let state = states.pop().expect("as many states as ids");
-    Ok((row, state, arrived.elapsed()))
+    loop {
+        match client.await_proofs(&[id]).await {
+            Ok(mut states) => {
+                let state = states.pop().expect("as many states as ids");
+                return Ok((row, state, arrived.elapsed()));
+            }
+            Err(ClientError::Refused { retry_after: Some(after), .. }) => tokio::time::sleep(after).await,
+            Err(error) => return Err((row, error)),
+        }
+    }
 }
