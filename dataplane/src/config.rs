@@ -295,7 +295,7 @@ impl Config {
 }
 
 /// The cores this process may run on.
-fn allowed_cpus() -> Vec<usize> {
+pub(crate) fn allowed_cpus() -> Vec<usize> {
     // SAFETY: all-zero bytes are an empty set, and the kernel writes at most its size.
     let set = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();

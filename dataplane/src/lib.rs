@@ -6,6 +6,7 @@
 //! [`server`] starts a group of shards for any [`shard::Application`]; [`node`] puts a whole node together.
 
 pub mod attest;
+pub mod background;
 mod batch;
 pub mod clock;
 pub mod config;

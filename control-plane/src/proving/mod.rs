@@ -16,7 +16,6 @@
 
 mod desk;
 mod events;
-mod priority;
 mod prover;
 mod store;
 mod verifier;
@@ -29,6 +28,7 @@ use crate::proving::store::Store;
 use crate::proving::verifier::VerifierThread;
 use crate::proving::workbench::{Models, Workbench};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use haca_dataplane::background;
 use haca_dataplane::config::ZkSettings;
 use haca_dataplane::keys::{self, KeyError};
 use haca_dataplane::{Backlog, Node, Proving};
@@ -274,7 +274,7 @@ fn spawn(
     let (ready, is_ready) = bounded(1);
     let thread = std::thread::Builder::new().name(service.to_owned()).spawn(move || {
         // Threads inherit both from the one that starts them.
-        priority::yield_cores(&shards);
+        background::yield_cores(&shards);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |index| format!("{service}-{index}"))
