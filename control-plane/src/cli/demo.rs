@@ -1,5 +1,7 @@
 //! `haca demo`: the main path from a trained ONNX model to receipts verified offline, in one process on loopback.
 
+mod proven;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use haca_client::{Client, Inference};
+use haca_control_plane::proving::Services;
 use haca_control_plane::shipped::{SHIPPED, Shipped};
 use haca_dataplane::{Config, Node};
 use haca_kernels::Model;
@@ -20,6 +23,7 @@ use haca_wire::sign::OperatorKey;
 use haca_wire::{Mode, ModelId, Stage};
 use serde_json::{Value, json};
 
+use self::proven::ProvenLine;
 use super::infer::{Answers, Asked, outputs, percentile};
 use super::model::push::operator_key;
 use super::session::Session;
@@ -32,8 +36,8 @@ const IN_FLIGHT: usize = 64;
 const LARGEST_ERROR: f64 = 1e-3;
 
 /// Runs the whole main path in one process: compiles the shipped models, serves them on loopback, asks about the shipped
-/// rows in modes vanilla and tee, waits until every receipt is durable, verifies every receipt offline, and compares the
-/// answers with ONNX Runtime's. Exits 0 only if all of it held.
+/// rows in modes vanilla and tee and about some in mode zk, waits until every receipt is durable and, in mode zk, proven,
+/// verifies every receipt offline, and compares the answers with ONNX Runtime's. Exits 0 only if all of it held.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -53,9 +57,12 @@ impl Args {
         let temporary = tempfile::tempdir().context("a temporary directory for the demo's data")?;
         let data = self.data.as_deref().unwrap_or(temporary.path());
         let config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() };
-        let node = Node::start(data, &config)?;
+        let services = Services::open(data, &config.zk)?;
+        let mut node = Node::start(data, &config, Some(services.proving()))?;
+        let proving = services.start(&mut node)?;
         let result = run(&node, data);
         // Stopped in good order whatever happened, so that the data directory can be looked at.
+        proving.stop();
         let stopped = node.stop();
         let demonstrated = result?;
         stopped?;
@@ -73,7 +80,7 @@ fn run(node: &Node, data: &Path) -> anyhow::Result<Demonstrated> {
     let session = Session::open(&connect_file)?;
     let connect = read::connect(&connect_file)?;
     let before = node.log().status().tree_size;
-    let mut lines = Vec::new();
+    let (mut lines, mut proven) = (Vec::new(), Vec::new());
     let mut receipts = 0;
     for shipped in SHIPPED {
         let model = compile_and_push(shipped, &session, &operator)?;
@@ -83,16 +90,23 @@ fn run(node: &Node, data: &Path) -> anyhow::Result<Demonstrated> {
             lines.push(line);
             receipts += verified;
         }
+        let line = proven::demonstrate(shipped, &model, &session, &connect)
+            .with_context(|| format!("model {}, mode zk", shipped.name))?;
+        receipts += line.rows;
+        proven.push(line);
     }
+    // Of each receipt that was proven the log has two more: the proof, and the verdict on it.
+    let proofs: usize = proven.iter().map(|line| line.rows).sum();
     let status = node.log().status();
     let checkpoint = node.log().latest_checkpoint().context("the log has published no checkpoint")?;
     ensure!(
-        status.tree_size - before == receipts as u64,
-        "the log has {} new leaves, {receipts} receipts were issued",
+        status.tree_size - before == (receipts + 2 * proofs) as u64,
+        "the log has {} new leaves, {receipts} receipts were issued and {proofs} of them proven",
         status.tree_size - before
     );
     Ok(Demonstrated {
         lines,
+        proven,
         receipts,
         log_size: status.tree_size,
         log_bytes: status.disk_bytes,
@@ -250,6 +264,7 @@ impl Line {
 
 struct Demonstrated {
     lines: Vec<Line>,
+    proven: Vec<ProvenLine>,
     receipts: usize,
     log_size: u64,
     log_bytes: u64,
@@ -287,14 +302,15 @@ impl Demonstrated {
             ]);
         }
         format!(
-            "{}\nLatency: one request at a time, client and node in one process. Requests/s and batches: {IN_FLIGHT} in \
+            "{}\n{}\nLatency: one request at a time, client and node in one process. Requests/s and batches: {IN_FLIGHT} in \
              flight.\nLargest error: against ONNX Runtime, as a share of the output's range. tee: development issuer, \
              proves nothing\nabout hardware.\n\n\
              receipts    {} issued, durable, and verified offline: signature, path, evidence, inclusion, checkpoint,\n\
-             \x20           input, output, model, and the same bits again from re-execution\n\
+             \x20           input, output, model, and the same bits again from re-execution; of mode zk proof and verdict\n\
              log         {} leaves, {} on disk\n\
              checkpoint  {}\n",
             output::lines(&table),
+            proven::as_text(&self.proven),
             self.receipts,
             self.log_size,
             output::bytes(self.log_bytes as usize),
@@ -319,6 +335,7 @@ impl Demonstrated {
             .collect();
         json!({
             "runs": lines,
+            "proven": self.proven.iter().map(proven::as_json).collect::<Vec<_>>(),
             "receipts_verified": self.receipts,
             "log": { "leaves": self.log_size, "bytes": self.log_bytes, "checkpoint": self.checkpoint },
         })

@@ -1,0 +1,157 @@
+//! The demo's part in mode `zk`: rows one after the other, each from its answer to its verified proof and offline check.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use haca_client::LoggedProof;
+use haca_control_plane::shipped::Shipped;
+use haca_kernels::Model;
+use haca_kernels::npy::Array;
+use haca_verifier::audit::Auditor;
+use haca_verifier::receipt::{self, Given};
+use haca_verifier::zk::{Circuit, Proof, ProofChecker};
+use haca_verifier::{Policy, Rows, Trust, Verdict};
+use haca_wire::connect::Connect;
+use haca_wire::receipt::ReceiptProof;
+use haca_wire::vocabulary::ProofOutcome;
+use haca_wire::{Leaf, Mode, ModelId, Stage};
+use serde_json::{Value, json};
+
+use crate::cli::infer::percentile;
+use crate::cli::session::Session;
+use crate::cli::{output, progress};
+
+/// Rows of each model that are proven: a proof takes a good part of a second.
+const ROWS: usize = 4;
+
+/// One model in mode `zk`.
+pub(super) struct ProvenLine {
+    model: &'static str,
+    constraints: usize,
+    pub(super) rows: usize,
+    /// Sorted.
+    answers: Vec<Duration>,
+    /// From each answer until the log held the proof and the verifier's verdict. Sorted.
+    proofs: Vec<Duration>,
+    /// Of each proof: reading key and proof, and verifying. Sorted.
+    checks: Vec<Duration>,
+}
+
+/// Asks about the first rows of a model in mode `zk`, waits for each proof, and verifies each receipt offline.
+pub(super) fn demonstrate(
+    shipped: &Shipped,
+    model: &Arc<Model>,
+    session: &Session,
+    connect: &Connect,
+) -> anyhow::Result<ProvenLine> {
+    let client = &session.client;
+    let entry = session.call(client.model(shipped.name))?;
+    let input = shipped.input()?;
+    let rows = ROWS.min(input.rows());
+    let constraints = Circuit::new(Arc::clone(model))?.system().constraints();
+    let mut line = ProvenLine {
+        model: shipped.name,
+        constraints,
+        rows,
+        answers: Vec::new(),
+        proofs: Vec::new(),
+        checks: Vec::new(),
+    };
+    let trust = Trust::from_connect(connect)?;
+    let mut auditor = Auditor::new(Arc::clone(model));
+    let checker = ProofChecker::new(Some(Arc::clone(model)));
+    let bar = progress::bar(rows as u64, "proving");
+    for row in 0..rows {
+        let row = Array { shape: [&[1], &input.shape[1..]].concat(), data: input.row(row).to_vec() };
+        let answer = session.call(client.infer(&entry, Mode::Zk, &row.data))?;
+        let answered = Instant::now();
+        let states = session.call(client.await_proofs(&[answer.leaf.request]))?;
+        line.proofs.push(answered.elapsed());
+        line.answers.push(answer.latency);
+        let state = &states[0];
+        ensure!(state.outcome == ProofOutcome::Proved, "the proof is {}: {}", state.outcome, state.detail);
+        let events = state.events.map(|(proof, verdict)| [answer.leaf.request, proof.id, verdict.id]);
+        let logged = session.call(client.await_receipts(Stage::Checkpointed, &events.unwrap_or_default()))?;
+        let [of_receipt, proof, verdict] = &logged[..] else { unreachable!("a state for each id") };
+        let proof = LoggedProof { state, proof, verdict };
+        let file = client.receipt_file(&answer.receipt, Some(of_receipt), Some(proof))?;
+
+        let outputs = Array {
+            shape: [&[1], &model.output_shape().iter().map(|dim| *dim as usize).collect::<Vec<_>>()[..]].concat(),
+            data: answer.output.to_f32().unwrap_or_default(),
+        };
+        let rows = |name: &str, dims: &[u32], array: &Array| {
+            Rows::new(Path::new(name), dims, array.rows(), &array.data)
+        };
+        let inputs = rows("input", model.input_shape(), &row)?;
+        let outputs = rows("output", model.output_shape(), &outputs)?;
+        let given = Given {
+            trust: Some(&trust),
+            policy: Policy { accept_development: true },
+            input: Some(&inputs),
+            output: Some(&outputs),
+            model: Some(ModelId(model.id())),
+            key: None,
+        };
+        let mut rerun = |_: usize, row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
+        let mut check = |leaf: &Leaf, carried: &ReceiptProof, row: Option<&[u8]>| {
+            let began = Instant::now();
+            let outcome = checker.check(leaf, carried, row);
+            line.checks.push(began.elapsed());
+            outcome
+        };
+        let report = receipt::check_bytes(&file.encode(), &given, Some(&mut rerun), Some(&mut check));
+        ensure!(report.verdict() == Verdict::Held, "a receipt does not hold:\n{report}");
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    for times in [&mut line.answers, &mut line.proofs, &mut line.checks] {
+        times.sort_unstable();
+    }
+    Ok(line)
+}
+
+pub(super) fn as_text(lines: &[ProvenLine]) -> String {
+    let mut table = output::table(
+        ["model", "mode", "rows", "constraints", "answer p50", "proof p50", "proof max", "proof size", "check p50"],
+        2,
+    );
+    let (micros, millis) = (
+        |time: Duration| format!("{:.1} µs", time.as_secs_f64() * 1e6),
+        |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3),
+    );
+    for line in lines {
+        table.add_row([
+            line.model.to_owned(),
+            Mode::Zk.to_string(),
+            line.rows.to_string(),
+            line.constraints.to_string(),
+            micros(percentile(&line.answers, 50)),
+            millis(percentile(&line.proofs, 50)),
+            millis(percentile(&line.proofs, 100)),
+            format!("{} B", Proof::LEN),
+            millis(percentile(&line.checks, 50)),
+        ]);
+    }
+    format!(
+        "{}Proof: from the answer until the log holds the proof and the verifier's verdict on it. Check: of one proof, \
+         offline.\nDevelopment keys: whoever made them could forge proofs.\n",
+        output::lines(&table)
+    )
+}
+
+pub(super) fn as_json(line: &ProvenLine) -> Value {
+    let seconds = |times: &[Duration], percent| percentile(times, percent).as_secs_f64();
+    json!({
+        "model": line.model,
+        "mode": Mode::Zk.as_str(),
+        "rows": line.rows,
+        "constraints": line.constraints,
+        "answer_us": { "p50": seconds(&line.answers, 50) * 1e6 },
+        "proof_seconds": { "p50": seconds(&line.proofs, 50), "max": seconds(&line.proofs, 100) },
+        "proof_bytes": Proof::LEN,
+        "check_seconds": { "p50": seconds(&line.checks, 50) },
+    })
+}
