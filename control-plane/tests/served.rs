@@ -204,7 +204,7 @@ fn what_cannot_be_asked_is_said_with_its_remedy() {
     node.push(&model, "mlp");
     let connect = node.connect();
     haca!("infer", "--connect", connect, "--model", "mlp", "--input", rows, "--mode", "zk")
-        .failed(&["zk is not available yet"]);
+        .failed(&["zk is not available"]);
     haca!("infer", "--connect", connect, "--model", "lstm", "--input", rows)
         .failed(&["\"lstm\"", "serves mlp"]);
     haca!("infer", "--connect", connect, "--model", "mlp", "--input", shipped("gbt_input.npy"))

@@ -234,7 +234,7 @@ async fn what_cannot_be_served_is_refused_with_the_reason() {
     let vector = |elements| Shape::new([elements]).unwrap();
     let cases: [(Vec<u8>, Status, &str); 7] = [
         (caller.request(1, |request| request.model = 77), Status::UnknownModel, "handle 77"),
-        (caller.request(2, |request| request.mode = Mode::Zk), Status::ModeUnavailable, "not available yet"),
+        (caller.request(2, |request| request.mode = Mode::Zk), Status::ModeUnavailable, "no prover"),
         (caller.request(3, |request| request.input.data = &nan), Status::BadTensor, "NaN"),
         (
             caller.request(4, |request| {

@@ -1,0 +1,203 @@
+//! Mode `zk` through a running `haca up`: every answer is proven, once, whatever happens to the prover; what cannot be
+//! proven is refused at the request.
+//!
+//! By default short runs, so that they belong to the ordinary tests. Many kills, and a prover that is asked for more than
+//! it can prove:
+//!
+//! ```sh
+//! HACA_KILLS=20 HACA_PROOFS=200 cargo test --release -p haca-control-plane --test proving -- --nocapture
+//! ```
+#![allow(clippy::unwrap_used)] // A test that cannot go on fails there.
+
+use haca_client::{Client, ClientError, ClientOptions};
+use haca_control_plane::shipped::SHIPPED;
+use haca_kernels::import::{self, CompileOptions};
+use haca_settle::{Audit, Log, LogConfig, LogKey};
+use haca_wire::connect::Connect;
+use haca_wire::event::{Event, proof_id};
+use haca_wire::sign::OperatorKey;
+use haca_wire::vocabulary::ProofOutcome;
+use haca_wire::{Digest, Leaf, Mode, RequestId, Stage, Status};
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+struct Node(Child);
+
+impl Node {
+    /// Starts `haca up` with these settings and waits until it serves.
+    fn up(data: &Path, settings: &str) -> Self {
+        std::fs::create_dir_all(data).unwrap();
+        let config = data.join("node.toml");
+        std::fs::write(&config, settings).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_haca"))
+            .args(["up", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json", "--data"])
+            .arg(data)
+            .arg("--config")
+            .arg(config)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("\"address\""), "haca up did not come up: {line:?}, {:?}", child.try_wait());
+        Self(child)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn client(data: &Path) -> Client {
+    let connect = Connect::read(&data.join("connect.toml")).unwrap();
+    let options = ClientOptions { idle_timeout: Duration::from_secs(5), ..Default::default() };
+    Client::connect(&connect, options).await.unwrap()
+}
+
+async fn push(data: &Path) {
+    let shipped = &SHIPPED[0];
+    let calibration = shipped.calibration().unwrap();
+    let model = import::compile(shipped.onnx, &calibration, &CompileOptions::default(), &mut |_| {}).unwrap();
+    let seed: Digest = std::fs::read_to_string(data.join("operator.key")).unwrap().trim().parse().unwrap();
+    let operator = OperatorKey::from_seed(&seed.0);
+    client(data).await.push_model("mlp", &model.file, &operator, |_| {}).await.unwrap();
+}
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// Of each request the events that the log holds, counted: proofs and verdicts.
+fn events(data: &Path) -> HashMap<RequestId, (usize, usize)> {
+    let seed: Digest = std::fs::read_to_string(data.join("log.key")).unwrap().trim().parse().unwrap();
+    let mut config = LogConfig::new(data.join("log"), "haca-node");
+    config.audit = Audit::Whole;
+    let (log, _appenders) = Log::open(config, LogKey::from_seed("haca-node", &seed.0).unwrap(), 1).unwrap();
+    let handle = log.handle();
+    let leaves: Vec<_> =
+        (0..handle.status().tree_size).map(|index| handle.leaf(index).unwrap().unwrap()).collect();
+    let mut found = HashMap::new();
+    for bytes in &leaves {
+        let of_receipt = |index: u64| Leaf::decode(&leaves[index as usize]).unwrap();
+        match Event::decode(bytes) {
+            Ok(Event::Proof(proof)) => {
+                let receipt = of_receipt(proof.index);
+                assert_eq!(proof.id, proof_id(&receipt.hash()));
+                found.entry(receipt.request).or_insert((0, 0)).0 += 1;
+            }
+            Ok(Event::Verdict(verdict)) => {
+                assert!(verdict.accepted && verdict.is_signed());
+                let Ok(Event::Proof(proof)) = Event::decode(&leaves[verdict.index as usize]) else {
+                    panic!("a verdict is on a proof")
+                };
+                assert_eq!(proof.hash(), verdict.proof);
+                found.entry(of_receipt(proof.index).request).or_insert((0, 0)).1 += 1;
+            }
+            Err(_) => drop(Leaf::decode(bytes).unwrap()),
+        }
+    }
+    log.close().unwrap();
+    found
+}
+
+#[test]
+fn every_answer_of_mode_zk_is_proven_once_though_the_prover_is_killed() {
+    let (kills, proofs) = (setting("HACA_KILLS", 2), setting("HACA_PROOFS", 6));
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let input = SHIPPED[0].input().unwrap();
+    let mut ids: Vec<RequestId> = Vec::new();
+    for life in 0..kills {
+        let node = Node::up(data.path(), "");
+        if life == 0 {
+            runtime.block_on(push(data.path()));
+        }
+        runtime.block_on(async {
+            let client = client(data.path()).await;
+            let model = client.model("mlp").await.unwrap();
+            assert_eq!(model.zk_refused, None);
+            let mut fresh = Vec::new();
+            while ids.len() + fresh.len() < proofs * (life + 1) / kills {
+                let row = input.row((ids.len() + fresh.len()) % input.rows());
+                let answer = client.infer(&model, Mode::Zk, row).await.unwrap();
+                assert!(answer.proof_delay.is_some());
+                fresh.push(answer.leaf.request);
+            }
+            client.await_receipts(Stage::Durable, &fresh).await.unwrap();
+            // Killed with the first of its proofs there and the others on their way.
+            client.await_proofs(&fresh[..1]).await.unwrap();
+            ids.extend(fresh);
+        });
+        drop(node);
+    }
+    let node = Node::up(data.path(), "");
+    runtime.block_on(async {
+        let client = client(data.path()).await;
+        let states = client.await_proofs(&ids).await.unwrap();
+        assert!(states.iter().all(|state| state.outcome == ProofOutcome::Proved), "{states:?}");
+        let unknown = client.await_proofs(&[RequestId([9; 16])]).await.unwrap();
+        assert_eq!(unknown[0].outcome, ProofOutcome::Unknown);
+    });
+    drop(node);
+    let found = events(data.path());
+    assert_eq!(found.len(), ids.len());
+    assert!(ids.iter().all(|id| found[id] == (1, 1)), "{found:?}");
+}
+
+#[test]
+fn a_prover_that_is_behind_refuses_requests_of_its_mode_alone_and_loses_none() {
+    let asked = setting("HACA_PROOFS", 8);
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _node = Node::up(data.path(), "[zk]\nmax_pending = 2\n");
+    runtime.block_on(async {
+        push(data.path()).await;
+        let client = client(data.path()).await;
+        let model = client.model("mlp").await.unwrap();
+        let input = SHIPPED[0].input().unwrap();
+        let (mut answered, mut refused) = (Vec::new(), 0);
+        for row in 0..asked {
+            match client.infer(&model, Mode::Zk, input.row(row % input.rows())).await {
+                Ok(answer) => answered.push(answer.leaf.request),
+                Err(ClientError::Refused { status: Status::Overloaded, retry_after, .. }) => {
+                    assert!(retry_after.is_some());
+                    refused += 1;
+                }
+                Err(other) => panic!("{other}"),
+            }
+            client.infer(&model, Mode::Tee, input.row(row % input.rows())).await.unwrap();
+        }
+        assert!(refused > 0 && answered.len() >= 2, "{refused} refused of {asked}");
+        let states = client.await_proofs(&answered).await.unwrap();
+        assert!(states.iter().all(|state| state.outcome == ProofOutcome::Proved), "{states:?}");
+    });
+}
+
+#[test]
+fn a_model_that_is_not_proven_says_so_and_is_served_in_the_other_modes() {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (settings, why) in [("[zk]\nmax_constraints = 100\n", "constraints"), ("[zk]\nenabled = false\n", "prover")] {
+        let _node = Node::up(data.path(), settings);
+        runtime.block_on(async {
+            push(data.path()).await;
+            let client = client(data.path()).await;
+            let model = client.model("mlp").await.unwrap();
+            assert!(model.zk_refused.as_ref().is_some_and(|said| said.contains(why)), "{:?}", model.zk_refused);
+            let row = SHIPPED[0].input().unwrap().row(0).to_vec();
+            match client.infer(&model, Mode::Zk, &row).await {
+                Err(ClientError::Refused { status: Status::ModeUnavailable, detail, .. }) => {
+                    assert!(detail.contains(why), "{detail}");
+                }
+                other => panic!("{other:?}"),
+            }
+            client.infer(&model, Mode::Tee, &row).await.unwrap();
+        });
+    }
+}
