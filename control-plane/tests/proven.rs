@@ -20,7 +20,7 @@ use haca_wire::sign::NodeKey;
 use haca_wire::{Digest, Dtype, Leaf, Mode, ModelId, PayerId, RequestId, SessionId, tensor};
 use rand_core::OsRng;
 use tempfile::TempDir;
-use tool::{Ran, haca};
+use tool::{Ran, haca, shipped};
 
 const ORIGIN: &str = "haca.example/log";
 
@@ -223,7 +223,7 @@ fn a_proven_receipt_is_verified_exported_and_every_tampering_found() {
 
 #[test]
 fn proofs_of_another_mode_are_not_waited_for() {
-    let input = golden("dense0_input.npy");
+    let input = shipped("mlp_input.npy");
     haca!("infer", "--connect", "none.toml", "--model", "m", "--input", input, "--wait", "proved")
         .failed(&["--wait proved", "--mode zk"]);
 }
