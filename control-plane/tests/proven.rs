@@ -171,7 +171,7 @@ fn handed() -> Handed {
     let mut shape = vec![1];
     shape.extend(model.output_shape().iter().map(|dim| *dim as usize));
     let data = output.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    npy::write(&handed.path("y.npy"), &Array { shape, data }).unwrap();
+    npy::write(handed.path("y.npy"), &Array { shape, data }).unwrap();
     std::fs::write(handed.path("key"), key.to_bytes()).unwrap();
     handed.write("0.receipt", &handed.file);
     handed

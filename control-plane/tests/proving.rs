@@ -183,13 +183,19 @@ fn a_prover_that_is_behind_refuses_requests_of_its_mode_alone_and_loses_none() {
 fn a_model_that_is_not_proven_says_so_and_is_served_in_the_other_modes() {
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for (settings, why) in [("[zk]\nmax_constraints = 100\n", "constraints"), ("[zk]\nenabled = false\n", "prover")] {
+    for (settings, why) in
+        [("[zk]\nmax_constraints = 100\n", "constraints"), ("[zk]\nenabled = false\n", "prover")]
+    {
         let _node = Node::up(data.path(), settings);
         runtime.block_on(async {
             push(data.path()).await;
             let client = client(data.path()).await;
             let model = client.model("mlp").await.unwrap();
-            assert!(model.zk_refused.as_ref().is_some_and(|said| said.contains(why)), "{:?}", model.zk_refused);
+            assert!(
+                model.zk_refused.as_ref().is_some_and(|said| said.contains(why)),
+                "{:?}",
+                model.zk_refused
+            );
             let row = SHIPPED[0].input().unwrap().row(0).to_vec();
             match client.infer(&model, Mode::Zk, &row).await {
                 Err(ClientError::Refused { status: Status::ModeUnavailable, detail, .. }) => {

@@ -33,7 +33,9 @@ pub(crate) enum Reason {
     /// Mode `zk` is not to be had for this, for this reason.
     Zk(String),
     ProverBehind(Duration),
-    LogFull { stalled: bool },
+    LogFull {
+        stalled: bool,
+    },
     UnknownModel(u32),
     Tensor(TensorError),
     Shape(String),

@@ -8,7 +8,7 @@ use crate::batch::{Admission, Surroundings};
 use crate::clock::Clock;
 use crate::metrics::ShardMetrics;
 use crate::models::{ModelTable, TableChange};
-use crate::proving::{Proving, ProofsBusy};
+use crate::proving::{ProofsBusy, Proving};
 use crate::push::{Push, PushJob, Pusher};
 use crate::refusal::{Reason, Violation};
 use crate::shard::{Application, Arrival, ConnectionKey, Outbox, StreamKey, Turn};
@@ -127,7 +127,8 @@ pub(crate) struct InferenceParts {
 
 impl Inference {
     pub(crate) fn new(parts: InferenceParts) -> Self {
-        let InferenceParts { facts, signer, log, log_handle, proving, pusher, clock, metrics, replies } = parts;
+        let InferenceParts { facts, signer, log, log_handle, proving, pusher, clock, metrics, replies } =
+            parts;
         Self {
             facts,
             models: ModelTable::default(),

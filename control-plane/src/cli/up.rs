@@ -98,8 +98,9 @@ impl Args {
         let http = http::Server::bind(self.http).await?;
         let http_address = http.local_addr();
         // Without the log nothing says what is to be proven.
-        let services =
-            (config.zk.enabled && config.log.enabled).then(|| Services::open(data, &config.zk)).transpose()?;
+        let services = (config.zk.enabled && config.log.enabled)
+            .then(|| Services::open(data, &config.zk))
+            .transpose()?;
         let mut node = Node::start(data, &config, services.as_ref().map(Services::proving))?;
         let proving = services.map(|services| services.start(&mut node)).transpose()?;
 
@@ -146,12 +147,7 @@ impl Args {
     }
 }
 
-fn health(
-    node: &Node,
-    proving: Option<&proving::Running>,
-    draining: &Arc<AtomicBool>,
-    logs: bool,
-) -> Health {
+fn health(node: &Node, proving: Option<&proving::Running>, draining: &Arc<AtomicBool>, logs: bool) -> Health {
     let (log, draining): (LogHandle, _) = (node.log(), Arc::clone(draining));
     let stopped_shards = node.stopped_shards();
     let (metrics, log_for_metrics) = (node.metrics().to_vec(), node.log());

@@ -14,7 +14,7 @@ use haca_settle::LogStatus;
 use haca_wire::Status;
 
 /// What prover and verifier count, and how far the prover is behind.
-pub type Proofs = (Arc<ProofMetrics>, Arc<Backlog>);
+pub(super) type Proofs = (Arc<ProofMetrics>, Arc<Backlog>);
 
 /// All metrics of a node; of mode `zk` where it is offered.
 pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus, proofs: Option<&Proofs>) -> String {

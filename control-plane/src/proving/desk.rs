@@ -115,7 +115,9 @@ impl DeskThread {
             }
             bytes += ENTRY_BYTES + 8 * entry.output.len() + entry.detail.len();
             if bytes > MAX_ANSWER_BYTES {
-                return Ok(Some(Err(format!("the answer has more than {MAX_ANSWER_BYTES} bytes; ask for fewer"))));
+                return Ok(Some(Err(format!(
+                    "the answer has more than {MAX_ANSWER_BYTES} bytes; ask for fewer"
+                ))));
             }
             entries.push(entry);
         }

@@ -77,7 +77,8 @@ impl LogView {
         loop {
             match receiver.recv_timeout(NAP) {
                 Ok(states) => {
-                    let index = |entry: &LogEntry| (entry.outcome == LogOutcome::Logged).then_some(entry.index);
+                    let index =
+                        |entry: &LogEntry| (entry.outcome == LogOutcome::Logged).then_some(entry.index);
                     let states: haca_wire::message::log::ReceiptStates = states;
                     return Some(states.entries.iter().map(index).collect());
                 }

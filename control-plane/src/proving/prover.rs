@@ -15,7 +15,7 @@ use haca_settle::{Opening as StoredOpening, ReadError};
 use haca_verifier::zk::{Binding, Proof, ProverError};
 use haca_wire::event::{self, ProofEvent};
 use haca_wire::opening::Opening;
-use haca_wire::{Leaf, Mode, ModelId};
+use haca_wire::{Digest, Leaf, Mode, ModelId};
 use rand_core::OsRng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -52,6 +52,14 @@ enum Unprovable {
     Panicked,
 }
 
+/// A proof, with what a verifier needs beside it.
+struct Made {
+    proof: Proof,
+    opening: Opening,
+    /// Id and bytes of the verification key.
+    key: (Digest, Vec<u8>),
+}
+
 pub(super) struct ProverThread {
     pub(super) log: EventLog,
     pub(super) store: Arc<Store>,
@@ -68,11 +76,11 @@ pub(super) struct ProverThread {
 impl ProverThread {
     pub(super) fn run(mut self) {
         while !self.log.is_stopping() {
-            if let Err(fault) = self.turn() {
-                if !matches!(fault, Fault::Stopped) {
-                    tracing::error!(%fault, "nothing is proven now; trying again");
-                    self.log.sleep(RETRY);
-                }
+            if let Err(fault) = self.turn()
+                && !matches!(fault, Fault::Stopped)
+            {
+                tracing::error!(%fault, "nothing is proven now; trying again");
+                self.log.sleep(RETRY);
             }
         }
     }
@@ -137,7 +145,7 @@ impl ProverThread {
         let proven = self.prove(&leaf, &opening.bytes);
         let took = begun.elapsed();
         let state = match proven {
-            Ok((proof, opening, key)) => {
+            Ok(Made { proof, opening, key }) => {
                 self.backlog.set_pace(took);
                 self.metrics.proved.fetch_add(1, Relaxed);
                 self.metrics.prove_nanos.fetch_add(took.as_nanos() as u64, Relaxed);
@@ -162,12 +170,7 @@ impl ProverThread {
         Ok(())
     }
 
-    #[allow(clippy::type_complexity)] // A tuple that is taken apart at its one call.
-    fn prove(
-        &mut self,
-        leaf: &Leaf,
-        bytes: &[u8],
-    ) -> Result<(Proof, Opening, (haca_wire::Digest, Vec<u8>)), Unprovable> {
+    fn prove(&mut self, leaf: &Leaf, bytes: &[u8]) -> Result<Made, Unprovable> {
         let Self { workbench, pool, .. } = self;
         let attempt = AssertUnwindSafe(|| pool.install(|| attempt(workbench, leaf, bytes)));
         // A panic must not end the service: the request gets its record, and a bench is only memory.
@@ -175,16 +178,10 @@ impl ProverThread {
     }
 }
 
-#[allow(clippy::type_complexity)]
-fn attempt(
-    workbench: &mut Workbench,
-    leaf: &Leaf,
-    bytes: &[u8],
-) -> Result<(Proof, Opening, (haca_wire::Digest, Vec<u8>)), Unprovable> {
+fn attempt(workbench: &mut Workbench, leaf: &Leaf, bytes: &[u8]) -> Result<Made, Unprovable> {
     let bench = workbench.get(&leaf.model)?;
     let model = bench.circuit.model();
-    let opening =
-        Opening::decode(bytes, model.input_len(), model.output_len()).ok_or(Unprovable::Opening)?;
+    let opening = Opening::decode(bytes, model.input_len(), model.output_len()).ok_or(Unprovable::Opening)?;
     let staged = bench.stager.stage(0, haca_kernels::Dtype::F32, &opening.input);
     staged.map_err(|error| Unprovable::Row(error.to_string()))?;
     let key = bench.prover.verifying_key();
@@ -194,7 +191,7 @@ fn attempt(
         return Err(Unprovable::Output);
     }
     let proof = bench.prover.prove(&witness.assignment, &mut OsRng)?;
-    Ok((proof, opening, (key, key_bytes)))
+    Ok(Made { proof, opening, key: (key, key_bytes) })
 }
 
 /// Openings that are read at once.

@@ -23,7 +23,9 @@ pub enum StoreError {
     #[error("the store of proofs: {0}")]
     Store(#[from] fjall::Error),
     /// What it holds is not what is written.
-    #[error("the store of proofs is damaged: {0}; move the folder zk/store away, and everything is proven again")]
+    #[error(
+        "the store of proofs is damaged: {0}; move the folder zk/store away, and everything is proven again"
+    )]
     Damaged(&'static str),
 }
 

@@ -13,7 +13,9 @@ use super::workbench::{Models, WorkbenchError};
 use haca_dataplane::clock::unix_now;
 use haca_kernels::Model;
 use haca_settle::ReadError;
-use haca_verifier::zk::{Claim, KeyError, Malformed, Proof, Refused, Statement, StatementError, VerifyingKey};
+use haca_verifier::zk::{
+    Claim, KeyError, Malformed, Proof, Refused, Statement, StatementError, VerifyingKey,
+};
 use haca_wire::event::{ProofEvent, VerdictEvent, VerifierKey};
 use haca_wire::opening::Opening;
 use haca_wire::{Digest, Leaf, ModelId, RequestId};
@@ -83,6 +85,12 @@ struct Case {
     outcome: Result<(), Wrong>,
 }
 
+/// Claims of proofs under one key, each with the place of its case.
+struct Batch {
+    key: Arc<VerifyingKey>,
+    claims: Vec<(usize, Claim)>,
+}
+
 impl VerifierThread {
     pub(super) fn run(mut self) {
         while !self.log.is_stopping() {
@@ -138,16 +146,17 @@ impl VerifierThread {
     fn judge(&mut self, records: Vec<Record>) -> Result<Vec<Record>, Fault> {
         let mut cases = self.cases(records)?;
         // Of each key, the claims of the cases that read.
-        let mut batches: HashMap<Digest, (Arc<VerifyingKey>, Vec<(usize, Claim)>)> = HashMap::new();
+        let mut batches: HashMap<Digest, Batch> = HashMap::new();
         for (at, case) in cases.iter_mut().enumerate() {
             match self.claim(case)? {
                 Ok((key, claim)) => {
-                    batches.entry(key.id()).or_insert_with(|| (key, Vec::new())).1.push((at, claim));
+                    let batch = batches.entry(key.id());
+                    batch.or_insert_with(|| Batch { key, claims: Vec::new() }).claims.push((at, claim));
                 }
                 Err(wrong) => case.outcome = Err(wrong),
             }
         }
-        for (key, claims) in batches.into_values() {
+        for Batch { key, claims } in batches.into_values() {
             let (places, claims): (Vec<usize>, Vec<Claim>) = claims.into_iter().unzip();
             let begun = Instant::now();
             let outcome = self.pool.install(|| key.verify(&claims));

@@ -56,6 +56,9 @@ mod tests {
         assert_eq!(bytes.len(), len(1, 2));
         assert_eq!(Opening::decode(&bytes, 1, 2), Some(opening));
         assert_eq!(Opening::decode(&bytes, 2, 1), None);
-        assert_eq!(Opening::decode(&bytes, 3, 1), Some(Opening { input: bytes[..12].to_vec(), output: vec![i64::MIN] }));
+        assert_eq!(
+            Opening::decode(&bytes, 3, 1),
+            Some(Opening { input: bytes[..12].to_vec(), output: vec![i64::MIN] })
+        );
     }
 }

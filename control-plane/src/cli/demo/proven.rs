@@ -79,7 +79,8 @@ pub(super) fn demonstrate(
         let file = client.receipt_file(&answer.receipt, Some(of_receipt), Some(proof))?;
 
         let outputs = Array {
-            shape: [&[1], &model.output_shape().iter().map(|dim| *dim as usize).collect::<Vec<_>>()[..]].concat(),
+            shape: [&[1], &model.output_shape().iter().map(|dim| *dim as usize).collect::<Vec<_>>()[..]]
+                .concat(),
             data: answer.output.to_f32().unwrap_or_default(),
         };
         let rows = |name: &str, dims: &[u32], array: &Array| {
@@ -115,7 +116,17 @@ pub(super) fn demonstrate(
 
 pub(super) fn as_text(lines: &[ProvenLine]) -> String {
     let mut table = output::table(
-        ["model", "mode", "rows", "constraints", "answer p50", "proof p50", "proof max", "proof size", "check p50"],
+        [
+            "model",
+            "mode",
+            "rows",
+            "constraints",
+            "answer p50",
+            "proof p50",
+            "proof max",
+            "proof size",
+            "check p50",
+        ],
         2,
     );
     let (micros, millis) = (
