@@ -198,13 +198,61 @@ fn the_log_is_waited_for_again_and_again() {
 }
 
 #[test]
+fn answers_of_mode_zk_are_proven_and_their_proofs_hold_offline() {
+    let node = Node::up();
+    let model = node.compile("mlp");
+    node.push(&model, "mlp");
+    let mut few = haca_kernels::npy::read(shipped("mlp_input.npy")).expect("rows");
+    few.data.truncate(3 * few.data.len() / few.shape[0]);
+    few.shape[0] = 3;
+    let (rows, answers, receipts) = (node.path("x.npy"), node.path("y.npy"), node.path("receipts"));
+    haca_kernels::npy::write(&rows, &few).expect("a place for rows");
+    let connect = node.connect();
+    let said = haca!(
+        "infer",
+        "--connect",
+        connect,
+        "--model",
+        "mlp",
+        "--input",
+        rows,
+        "-o",
+        answers,
+        "--mode",
+        "zk",
+        "--wait",
+        "proved",
+        "--receipts",
+        receipts,
+        "--json",
+    );
+    assert_eq!(said.json()["proofs"]["proved"], 3, "{}", said.stdout);
+    haca!(
+        "verify",
+        receipts,
+        "--connect-keys",
+        connect,
+        "--model",
+        model,
+        "--input",
+        rows,
+        "--output",
+        answers,
+        "--strict",
+    )
+    .done();
+    let exported = node.path("proof.json");
+    haca!("zk", "export", node.path("receipts/1.receipt"), "--model", model, "--input", rows, "-o", exported)
+        .done();
+    assert!(std::fs::read_to_string(exported).expect("an export").contains("bls12-381"));
+}
+
+#[test]
 fn what_cannot_be_asked_is_said_with_its_remedy() {
     let node = Node::up();
     let (model, rows) = (node.compile("mlp"), shipped("mlp_input.npy"));
     node.push(&model, "mlp");
     let connect = node.connect();
-    haca!("infer", "--connect", connect, "--model", "mlp", "--input", rows, "--mode", "zk")
-        .failed(&["zk is not available"]);
     haca!("infer", "--connect", connect, "--model", "lstm", "--input", rows)
         .failed(&["\"lstm\"", "serves mlp"]);
     haca!("infer", "--connect", connect, "--model", "mlp", "--input", shipped("gbt_input.npy"))
