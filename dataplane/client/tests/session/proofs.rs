@@ -9,6 +9,9 @@ use haca_wire::vocabulary::ProofOutcome;
 use haca_wire::{Digest, Mode, RequestId, Stage};
 use std::time::Duration;
 
+/// A word of the error that finds it, and what it does to an honest answer.
+type Lie<T> = (&'static str, fn(&mut T));
+
 const ROW: [f32; 4] = [1.0, -2.5, 0.0, 3.25];
 
 /// Asks about as many rows.
@@ -94,7 +97,7 @@ async fn a_refused_or_failed_proof_is_told_and_goes_into_no_file() {
 
 #[tokio::test]
 async fn what_contradicts_itself_or_the_trusted_verifier_is_refused() {
-    let lies: [(&str, fn(&mut ProofStates)); 8] = [
+    let lies: [Lie<ProofStates>; 8] = [
         ("not signed", |states| states.entries[0].events.as_mut().unwrap().1.signature[3] ^= 1),
         ("another proof", |states| states.entries[0].events.as_mut().unwrap().0.proof[0] ^= 1),
         ("another proof", |states| states.entries[0].events.as_mut().unwrap().1.id.0[0] ^= 1),
@@ -151,7 +154,7 @@ async fn an_event_goes_into_no_file_unless_the_log_holds_it_where_the_next_one_s
     let (answers, ids) = ask(&client, 1).await;
     let state = client.await_proofs(&ids).await.unwrap().remove(0);
     let good = logged(&client, &state).await;
-    let lies: [(&str, fn(&mut [ReceiptState; 3])); 5] = [
+    let lies: [Lie<[ReceiptState; 3]>; 5] = [
         ("the log holds the leaf", |logged| logged[1].leaf_hash = Digest([0; 32])),
         ("not under a checkpoint", |logged| logged[2].inclusion = None),
         ("the event has the id", |logged| logged.swap(1, 2)),
