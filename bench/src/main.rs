@@ -8,6 +8,8 @@ mod groth16;
 mod infer;
 mod kernels;
 mod load;
+mod nets;
+mod onnx;
 #[cfg(feature = "peers")]
 mod onnxruntime;
 mod report;
@@ -15,6 +17,7 @@ mod rpc;
 mod server_process;
 #[cfg(feature = "peers")]
 mod tract;
+mod zkml;
 
 use std::process::ExitCode;
 
@@ -38,6 +41,8 @@ enum Comparison {
     Kernels(kernels::Options),
     /// Compare proving, verifying and setup with other implementations of Groth16 over BLS12-381.
     Groth16(groth16::Options),
+    /// Compare proofs of what a model answered with EZKL.
+    Zkml(zkml::Options),
     /// Be a server of `rpc`.
     #[command(hide = true)]
     ServeEcho(rpc::serve::Options),
@@ -52,6 +57,7 @@ fn main() -> ExitCode {
         Comparison::Infer(options) => infer::run(&options),
         Comparison::Kernels(options) => kernels::run(&options),
         Comparison::Groth16(options) => groth16::run(&options),
+        Comparison::Zkml(options) => zkml::run(&options),
         Comparison::ServeEcho(options) => rpc::serve::run(options),
         Comparison::ServeModel(options) => infer::serve::run(&options),
     };

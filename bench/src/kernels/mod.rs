@@ -2,7 +2,6 @@
 //! rows to float32 answers. Who runs alternates in short turns, so that both meet the same machine.
 
 mod models;
-mod onnx;
 mod ours;
 mod peers;
 mod turns;

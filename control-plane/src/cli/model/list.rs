@@ -37,12 +37,13 @@ impl Args {
                         "output_shape": model.output_shape.dims(),
                         "accepts_i16": model.accepts_i16,
                         "max_batch": model.max_batch,
+                        "zk_refused": model.zk_refused,
                     })
                 })
                 .collect();
             return output::print_json(&json!({ "address": address, "node": node, "models": models }));
         }
-        let mut table = output::table(["model", "id", "takes", "input", "output", "largest batch"], 3);
+        let mut table = output::table(["model", "id", "takes", "input", "output", "largest batch", "zk"], 3);
         for model in &models {
             table.add_row([
                 model.name.clone(),
@@ -51,6 +52,7 @@ impl Args {
                 model.input_shape.to_string(),
                 model.output_shape.to_string(),
                 model.max_batch.to_string(),
+                if model.zk_refused.is_none() { "yes" } else { "no" }.to_owned(),
             ]);
         }
         let none = if models.is_empty() { "no models; push one with `haca model push`\n" } else { "" };

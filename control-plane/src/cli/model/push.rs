@@ -44,10 +44,16 @@ impl Args {
         let address = session.address;
         drop(session);
         if self.json {
-            return output::print_json(&json!({ "address": address, "name": entry.name, "id": entry.id }));
+            return output::print_json(&json!({
+                "address": address,
+                "name": entry.name,
+                "id": entry.id,
+                "zk_refused": entry.zk_refused,
+            }));
         }
+        let zk = entry.zk_refused.map(|why| format!("not in mode zk: {why}\n")).unwrap_or_default();
         output::print(&format!(
-            "{address} serves {} ({}) as {}\n",
+            "{address} serves {} ({}) as {}\n{zk}",
             self.model.display(),
             entry.id,
             entry.name

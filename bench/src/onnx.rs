@@ -1,4 +1,4 @@
-//! The few messages of ONNX (`onnx.proto`) that the models of this comparison are written with.
+//! The few messages of ONNX (`onnx.proto`) that random models are written with.
 
 use prost::Message;
 
@@ -41,7 +41,7 @@ struct Graph {
 
 /// An operator.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Node {
+pub(crate) struct Node {
     #[prost(string, repeated, tag = "1")]
     input: Vec<String>,
     #[prost(string, repeated, tag = "2")]
@@ -72,7 +72,7 @@ struct Attribute {
 
 /// A constant.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Tensor {
+pub(crate) struct Tensor {
     #[prost(int64, repeated, packed = "false", tag = "1")]
     dims: Vec<i64>,
     #[prost(int32, tag = "2")]
@@ -123,7 +123,7 @@ const FLOAT: i32 = 1;
 const INT64: i32 = 7;
 
 /// An operator of ONNX's own domain, or of `ai.onnx.ml` where its name says so.
-pub(super) fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> Node {
+pub(crate) fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> Node {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let (domain, operator) = operator.rsplit_once('.').unwrap_or(("", operator));
     Node {
@@ -136,19 +136,19 @@ pub(super) fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> Node {
 }
 
 impl Node {
-    pub(super) fn int(self, name: &str, value: i64) -> Self {
+    pub(crate) fn int(self, name: &str, value: i64) -> Self {
         self.with(Attribute { name: name.into(), i: Some(value), r#type: 2, ..Attribute::default() })
     }
 
-    pub(super) fn ints(self, name: &str, values: Vec<i64>) -> Self {
+    pub(crate) fn ints(self, name: &str, values: Vec<i64>) -> Self {
         self.with(Attribute { name: name.into(), ints: values, r#type: 7, ..Attribute::default() })
     }
 
-    pub(super) fn floats(self, name: &str, values: Vec<f32>) -> Self {
+    pub(crate) fn floats(self, name: &str, values: Vec<f32>) -> Self {
         self.with(Attribute { name: name.into(), floats: values, r#type: 6, ..Attribute::default() })
     }
 
-    pub(super) fn strings(self, name: &str, values: &[&str]) -> Self {
+    pub(crate) fn strings(self, name: &str, values: &[&str]) -> Self {
         let strings = values.iter().map(|value| value.as_bytes().to_vec()).collect();
         self.with(Attribute { name: name.into(), strings, r#type: 8, ..Attribute::default() })
     }
@@ -160,12 +160,12 @@ impl Node {
 }
 
 /// A constant of float32.
-pub(super) fn floats(name: &str, dims: &[usize], values: &[f32]) -> Tensor {
+pub(crate) fn floats(name: &str, dims: &[usize], values: &[f32]) -> Tensor {
     tensor(name, dims, FLOAT, values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
 /// A constant of int64.
-pub(super) fn integers(name: &str, dims: &[usize], values: &[i64]) -> Tensor {
+pub(crate) fn integers(name: &str, dims: &[usize], values: &[i64]) -> Tensor {
     tensor(name, dims, INT64, values.iter().flat_map(|value| value.to_le_bytes()).collect())
 }
 
@@ -175,7 +175,7 @@ fn tensor(name: &str, dims: &[usize], data_type: i32, raw_data: Vec<u8>) -> Tens
 }
 
 /// The file of a model from `x`, rows of shape `row`, to `y`, rows of one float.
-pub(super) fn model(name: &str, row: &[usize], nodes: Vec<Node>, constants: Vec<Tensor>) -> Vec<u8> {
+pub(crate) fn model(name: &str, row: &[usize], nodes: Vec<Node>, constants: Vec<Tensor>) -> Vec<u8> {
     let graph = Graph {
         node: nodes,
         name: name.into(),

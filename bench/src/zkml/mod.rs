@@ -1,0 +1,146 @@
+//! The comparison `zkml`: a proof that a model gave an answer, made and checked, beside EZKL on the same ONNX file.
+
+mod ezkl;
+mod ours;
+mod trees;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use self::trees::Trees;
+use crate::nets::{Random, lstm, perceptron};
+use crate::onnx;
+use crate::report::{self, Row};
+
+const EXAMPLES: &str = "\
+Examples:
+  haca-bench zkml                                                  ours alone
+  HACA_PYTHON=venv/bin/python haca-bench zkml --json zkml.jsonl     beside EZKL, of a Python that has `ezkl` 23";
+
+/// Arguments of `haca-bench zkml`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Options {
+    /// What to run, separated by commas [default: all].
+    #[arg(long, value_delimiter = ',')]
+    cases: Vec<Case>,
+    /// Proofs of each case.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Also write one JSON object for each row to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Case {
+    /// Perceptron 8-32-16-1 with ReLU.
+    Mlp,
+    /// One step of an LSTM of 32 units on 16 features, and a linear layer.
+    #[value(name = "lstm_step", alias = "lstm-step")]
+    LstmStep,
+    /// 100 boosted trees of depth 6 on 16 features; the peer proves 4 of them, figures are by tree.
+    Gbt,
+}
+
+/// One model, as each side takes it.
+struct Model {
+    name: &'static str,
+    /// Shape of a row.
+    row: &'static [usize],
+    ours: Vec<u8>,
+    peers: Vec<u8>,
+    /// What the figures of each are divided by: trees.
+    parts: [f64; 2],
+}
+
+/// Trees that are proven, by us and by the peer.
+const TREES: [usize; 2] = [100, 4];
+
+impl Case {
+    const ALL: [Case; 3] = [Case::Mlp, Case::LstmStep, Case::Gbt];
+
+    fn model(self) -> Model {
+        let mut random = Random(7 + self as u64);
+        match self {
+            Case::Mlp => {
+                let (nodes, constants) = perceptron(&mut random, &[8, 32, 16, 1]);
+                let file = onnx::model("mlp", &[8], nodes, constants);
+                Model { name: "mlp", row: &[8], peers: file.clone(), ours: file, parts: [1.0; 2] }
+            }
+            Case::LstmStep => {
+                let (nodes, constants) = lstm(&mut random, 16, 32, 1);
+                let file = onnx::model("lstm_step", &[1, 16], nodes, constants);
+                Model { name: "lstm_step", row: &[1, 16], peers: file.clone(), ours: file, parts: [1.0; 2] }
+            }
+            Case::Gbt => {
+                let [ours, peers] = TREES.map(|count| Trees::new(&mut Random(9), count, 16));
+                let file = |(nodes, constants)| onnx::model("gbt", &[16], nodes, constants);
+                Model {
+                    name: "gbt",
+                    row: &[16],
+                    ours: file(ours.ensemble()),
+                    peers: file(peers.products()),
+                    parts: TREES.map(|count| count as f64),
+                }
+            }
+        }
+    }
+}
+
+/// What one side came to.
+struct Figures {
+    prove_s: f64,
+    verify_ms: f64,
+    proof_bytes: f64,
+}
+
+const FOOTNOTE: &str = "\
+One row; medians. prove: from the row to the proof, the circuit's values included; keys were made before. verify: from the \
+proof's bytes, in one process each. EZKL: fixed parameters, public input and output, base 128 with 4 legs, calibrated for \
+resources, the fastest that was found. gbt: seconds and milliseconds by tree; EZKL has no operator for trees and gets the \
+same trees as products of matrices, 4 of them. Both use all cores.";
+
+/// Runs the comparison and prints it.
+///
+/// # Errors
+/// When a proof does not hold, or the peer fails.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    anyhow::ensure!(options.rounds > 0, "--rounds: at least 1");
+    let peer = ezkl::python();
+    let mut rows = Vec::new();
+    for case in Case::ALL {
+        if !options.cases.is_empty() && !options.cases.contains(&case) {
+            continue;
+        }
+        let model = case.model();
+        let mut random = Random(11);
+        let rows_of = |random: &mut Random, count: usize| -> Vec<f32> {
+            (0..count * model.row.iter().product::<usize>()).map(|_| random.normal()).collect()
+        };
+        let calibration = rows_of(&mut random, 512);
+        let row = rows_of(&mut random, 1);
+        let ours = ours::prove(&model, calibration, &row, options.rounds)?;
+        let peers =
+            peer.as_ref().map(|python| ezkl::prove(python, &model, &row, options.rounds)).transpose()?;
+        let metrics: [(&str, &str, fn(&Figures) -> f64, bool); 3] = [
+            ("prove_s", "s", |figures| figures.prove_s, true),
+            ("verify_ms", "ms", |figures| figures.verify_ms, true),
+            ("proof_bytes", "B", |figures| figures.proof_bytes, false),
+        ];
+        for (metric, unit, of, divided) in metrics {
+            let parts = if divided { model.parts } else { [1.0; 2] };
+            let peers: BTreeMap<String, f64> =
+                peers.iter().map(|figures| ("ezkl".to_owned(), of(figures) / parts[1])).collect();
+            let ours = Some(of(&ours) / parts[0]);
+            rows.push(Row::new("zkml", model.name.to_owned(), (metric, unit), ours, peers));
+        }
+    }
+    println!("{}\n{FOOTNOTE}", report::table(&rows));
+    if peer.is_none() {
+        println!("EZKL was left out: name a Python that has it by HACA_PYTHON.");
+    }
+    options.json.as_deref().map_or(Ok(()), |path| report::write_json_lines(path, &rows))
+}
