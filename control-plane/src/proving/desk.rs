@@ -24,7 +24,7 @@ enum Fault {
 /// A question.
 pub(super) struct Wait {
     ids: Vec<RequestId>,
-    /// Of each, whether the log was seen to hold it: from then on it is only a matter of time.
+    /// The log holds all of them, or is known not to hold those that it does not.
     logged: bool,
     reply: ProofReply,
 }
@@ -96,8 +96,14 @@ impl DeskThread {
     /// What to answer; `None` if it is not there yet.
     fn states(&mut self, at: usize) -> Result<Option<Result<ProofStates, String>>, Fault> {
         if !self.waits[at].logged {
+            let mut durable = true;
+            for id in &self.waits[at].ids {
+                durable &= self.log.handle.index_of(id)?.is_some();
+            }
             // Who has an answer has its leaf in the log's queue, so this waits for one commit at most.
-            let Some(_) = self.log.settled(&self.waits[at].ids) else { return Ok(None) };
+            if !durable && self.log.settled(&self.waits[at].ids).is_none() {
+                return Ok(None);
+            }
             self.waits[at].logged = true;
         }
         let wait = &self.waits[at];

@@ -186,7 +186,8 @@ impl Services {
             let workbench = Workbench::new(models.clone(), &keys, max);
             let announced = self.announced;
             spawn("prover", shards.clone(), threads, move |pool| {
-                ProverThread { log, store, workbench, pool, backlog, metrics, announced, recorded }.run();
+                ProverThread { at: from, log, store, workbench, pool, backlog, metrics, announced, recorded }
+                    .run();
             })?
         };
         let verifier = {

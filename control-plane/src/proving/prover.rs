@@ -11,7 +11,7 @@ use super::store::{Record, State, Store};
 use super::workbench::{Workbench, WorkbenchError};
 use haca_dataplane::Backlog;
 use haca_dataplane::clock::unix_now;
-use haca_settle::{Opening as StoredOpening, ReadError};
+use haca_settle::{Opening as StoredOpening, OpeningPosition, ReadError};
 use haca_verifier::zk::{Binding, Proof, ProverError};
 use haca_wire::event::{self, ProofEvent};
 use haca_wire::opening::Opening;
@@ -61,6 +61,8 @@ struct Made {
 }
 
 pub(super) struct ProverThread {
+    /// Openings before this are through; the store may know an earlier place.
+    pub(super) at: OpeningPosition,
     pub(super) log: EventLog,
     pub(super) store: Arc<Store>,
     pub(super) workbench: Workbench,
@@ -90,14 +92,12 @@ impl ProverThread {
         for model in self.announced.try_iter().collect::<Vec<_>>() {
             self.make_ready(&model);
         }
-        let from = self.store.proved_until()?;
-        let openings = self.log.handle.openings(from, WINDOW_BYTES)?;
-        let Some(last) = openings.last() else {
+        let openings = self.log.handle.openings(self.at, WINDOW_BYTES)?;
+        if openings.is_empty() {
             self.metrics.oldest.store(0, Relaxed);
-            self.log.handle.wait_for_openings(from, IDLE);
+            self.log.handle.wait_for_openings(self.at, IDLE);
             return Ok(());
-        };
-        let next = last.next;
+        }
         for opening in &openings {
             while let Err(fault) = self.take(opening) {
                 if matches!(fault, Fault::Stopped) {
@@ -107,10 +107,12 @@ impl ProverThread {
                 tracing::error!(%fault, request = %opening.request, "not proven yet; trying again");
                 self.log.sleep(RETRY);
             }
+            // Once for each opening, also if what follows fails.
+            self.at = opening.next;
             self.backlog.leave(1);
         }
-        self.store.set_proved_until(next)?;
-        self.log.handle.release_openings(next)?;
+        self.store.set_proved_until(self.at)?;
+        self.log.handle.release_openings(self.at)?;
         Ok(())
     }
 
