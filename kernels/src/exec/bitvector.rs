@@ -5,8 +5,11 @@
 //! reach, because every leaf before it lies under `when_true` of a branch on the walk that did not hold. So all branches
 //! of a tree are compared, in any order, with no load that waits for another; for sixteen rows that is less work than
 //! sixteen walks. For single rows it is sixteen trees at a time: each brings its branches in order of their features,
-//! so that in each step all look up keys within a window of 32, which is one instruction. It takes trees of at most 32 leaves, as boosting grows them; a tree whose branches share a child is
-//! unfolded.
+//! so that in each step all look up keys within a window of 32, which is one instruction. It takes trees of at most 32
+//! leaves, as boosting grows them; a tree whose branches share a child is unfolded. This is AVX-512; blocks of rows are
+//! done on AVX2 too ([`avx2`]).
+
+mod avx2;
 
 use core::arch::x86_64::*;
 
@@ -164,6 +167,19 @@ impl PackedBits {
         _mm512_reduce_add_epi64(_mm512_add_epi64(low, high))
     }
 
+    /// Puts the keys of rows side by side: a vector for each feature. Rows that are not there keep keys of an earlier
+    /// block; their sums are not read.
+    fn spread(&self, scratch: &mut Scratch, from: Region, first: usize, rows: usize) {
+        assert!(rows <= ROWS && from.stride >= self.features);
+        let start = scratch.start(from, first);
+        let (_, keys, work) = scratch.parts_mut();
+        let keys = &keys[start..start + rows * from.stride];
+        let words = &mut work.words[..self.features];
+        for (row, keys) in keys.chunks_exact(from.stride).enumerate() {
+            words.iter_mut().zip(keys).for_each(|(word, &key)| word.0[row] = key);
+        }
+    }
+
     /// The sums of `rows` rows from row `first` on, at most sixteen, without base values.
     ///
     /// # Safety
@@ -176,15 +192,9 @@ impl PackedBits {
         first: usize,
         rows: usize,
     ) -> [i64; ROWS] {
-        assert!(rows <= ROWS && from.stride >= self.features);
-        let start = scratch.start(from, first);
-        let (_, keys, work) = scratch.parts_mut();
-        let keys = &keys[start..start + rows * from.stride];
-        let words = &mut work.words[..self.features];
-        for (row, keys) in keys.chunks_exact(from.stride).enumerate() {
-            words.iter_mut().zip(keys).for_each(|(word, &key)| word.0[row] = key);
-        }
-        // Rows that are not there keep keys of an earlier block; their sums are not read.
+        self.spread(scratch, from, first, rows);
+        let (_, _, work) = scratch.parts_mut();
+        let words = &work.words[..self.features];
         let (mut low, mut high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
         let mut branch = 0;
         for (&end, leaves) in self.ends.iter().zip(&self.leaves) {

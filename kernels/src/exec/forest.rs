@@ -17,6 +17,10 @@ const LANES: usize = 8;
 /// Steps between checks whether all walks have ended: a check costs about two steps.
 const STEPS: usize = 3;
 
+/// Fewer rows are walked on AVX2: a block costs as much as one or two walks, however few rows it has.
+#[cfg(target_arch = "x86_64")]
+const LEAST_ROWS_AVX2: usize = 3;
+
 #[derive(Debug)]
 pub(crate) struct PackedForest {
     /// Bits 0..16: first child, relative to the tree's first word; 16..32: feature; 32..64: threshold.
@@ -100,7 +104,7 @@ impl PackedForest {
     /// The processor must have AVX-512 F and CD.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512cd")]
-    pub(crate) unsafe fn execute_vectors(
+    pub(crate) unsafe fn execute_avx512(
         &self,
         trees: &Trees,
         scratch: &mut Scratch,
@@ -109,26 +113,39 @@ impl PackedForest {
         rows: usize,
     ) {
         let Some(bits) = &self.bits else { return self.execute(trees, scratch, from, to, 0..rows) };
-        let finish = |scratch: &mut Scratch, row: usize, sum: i64| {
-            let values = scratch.i64_row_mut(to, row);
-            values[0] = trees.base[0] + sum;
-            scalar::finish(trees, values);
-        };
-        let mut first = 0;
-        while rows - first >= bitvector::LEAST_ROWS {
-            let count = (rows - first).min(bitvector::ROWS);
+        let single = in_blocks(rows, bitvector::LEAST_ROWS, |first, count| {
             // SAFETY: the features are this function's own condition.
             let sums = unsafe { bits.sums(scratch, from, first, count) };
-            for (row, sum) in (first..first + count).zip(sums) {
-                finish(scratch, row, sum);
-            }
-            first += count;
-        }
-        for row in first..rows {
+            finish(trees, scratch, to, first, &sums[..count]);
+        });
+        for row in single..rows {
             // SAFETY: as above.
             let sum = unsafe { bits.sum(scratch, from, row) };
-            finish(scratch, row, sum);
+            finish(trees, scratch, to, row, &[sum]);
         }
+    }
+
+    /// The same on AVX2, where single rows are walked.
+    ///
+    /// # Safety
+    /// The processor must have AVX2.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    pub(crate) unsafe fn execute_avx2(
+        &self,
+        trees: &Trees,
+        scratch: &mut Scratch,
+        from: Region,
+        to: Region,
+        rows: usize,
+    ) {
+        let Some(bits) = &self.bits else { return self.execute(trees, scratch, from, to, 0..rows) };
+        let single = in_blocks(rows, LEAST_ROWS_AVX2, |first, count| {
+            // SAFETY: the feature is this function's own condition.
+            let sums = unsafe { bits.sums_avx2(scratch, from, first, count) };
+            finish(trees, scratch, to, first, &sums[..count]);
+        });
+        self.execute(trees, scratch, from, to, single..rows);
     }
 
     /// Computes the sums of the rows, and finishes them.
@@ -185,6 +202,29 @@ impl PackedForest {
                 return at;
             }
         }
+    }
+}
+
+/// Calls `block` for blocks of rows as large as there are, given first row and number, and returns the first row that is
+/// left because no `least` rows are.
+#[cfg(target_arch = "x86_64")]
+fn in_blocks(rows: usize, least: usize, mut block: impl FnMut(usize, usize)) -> usize {
+    let mut first = 0;
+    while rows - first >= least {
+        let count = (rows - first).min(bitvector::ROWS);
+        block(first, count);
+        first += count;
+    }
+    first
+}
+
+/// Finishes rows from `first` on whose leaves add up to these.
+#[cfg(target_arch = "x86_64")]
+fn finish(trees: &Trees, scratch: &mut Scratch, to: Region, first: usize, sums: &[i64]) {
+    for (row, sum) in (first..).zip(sums) {
+        let values = scratch.i64_row_mut(to, row);
+        values[0] = trees.base[0] + sum;
+        scalar::finish(trees, values);
     }
 }
 

@@ -152,9 +152,12 @@ pub(super) fn execute(
             #[cfg(target_arch = "x86_64")]
             if backend == Backend::Avx512Vnni {
                 // SAFETY: `with_backend` refused this backend unless the processor has AVX-512 F and CD.
-                unsafe { forest.execute_vectors(trees, scratch, from, to, rows) };
-                return;
+                unsafe { forest.execute_avx512(trees, scratch, from, to, rows) };
+            } else {
+                // SAFETY: `with_backend` refused this backend unless the processor has AVX2.
+                unsafe { forest.execute_avx2(trees, scratch, from, to, rows) };
             }
+            #[cfg(not(target_arch = "x86_64"))]
             forest.execute(trees, scratch, from, to, 0..rows);
         }
         #[cfg(target_arch = "x86_64")]
