@@ -125,18 +125,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let ours = ours::prove(&model, calibration, &row, options.rounds)?;
         let peers =
             peer.as_ref().map(|python| ezkl::prove(python, &model, &row, options.rounds)).transpose()?;
-        let metrics: [(&str, &str, fn(&Figures) -> f64, bool); 3] = [
-            ("prove_s", "s", |figures| figures.prove_s, true),
-            ("verify_ms", "ms", |figures| figures.verify_ms, true),
-            ("proof_bytes", "B", |figures| figures.proof_bytes, false),
-        ];
-        for (metric, unit, of, divided) in metrics {
-            let parts = if divided { model.parts } else { [1.0; 2] };
+        let mut add = |metric, ours: f64, peer: Option<f64>| {
             let peers: BTreeMap<String, f64> =
-                peers.iter().map(|figures| ("ezkl".to_owned(), of(figures) / parts[1])).collect();
-            let ours = Some(of(&ours) / parts[0]);
-            rows.push(Row::new("zkml", model.name.to_owned(), (metric, unit), ours, peers));
-        }
+                peer.map(|peer| ("ezkl".to_owned(), peer)).into_iter().collect();
+            rows.push(Row::new("zkml", model.name.to_owned(), metric, Some(ours), peers));
+        };
+        let [parts, peer_parts] = model.parts;
+        let peers = peers.as_ref();
+        add(("prove_s", "s"), ours.prove_s / parts, peers.map(|peer| peer.prove_s / peer_parts));
+        add(("verify_ms", "ms"), ours.verify_ms / parts, peers.map(|peer| peer.verify_ms / peer_parts));
+        add(("proof_bytes", "B"), ours.proof_bytes, peers.map(|peer| peer.proof_bytes));
     }
     println!("{}\n{FOOTNOTE}", report::table(&rows));
     if peer.is_none() {

@@ -7,7 +7,7 @@
 //! sixteen walks. For single rows it is sixteen trees at a time: each brings its branches in order of their features,
 //! so that in each step all look up keys within a window of 32, which is one instruction. It takes trees of at most 32
 //! leaves, as boosting grows them; a tree whose branches share a child is unfolded. This is AVX-512; blocks of rows are
-//! done on AVX2 too ([`avx2`]).
+//! done on AVX2 too (`avx2`).
 
 mod avx2;
 

@@ -8,7 +8,7 @@
 //!
 //! A file holds a header, the contributions' records, and the points as they are after the last. A record proves that its
 //! maker knew the factors, and names the points that came out by their hash; records are chained by hashes
-//! ([`transcript`]). So reading the last file checks all contributions: each by its record, the points once. Whoever reads
+//! (`transcript`). So reading the last file checks all contributions: each by its record, the points once. Whoever reads
 //! a file has checked it: there is no other way to get a [`Powers`] or a [`Phase2`] from bytes.
 
 mod contribution;
