@@ -9,15 +9,16 @@
 //! ```
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails there.
 
-use haca_client::{Client, ClientError, ClientOptions};
+use haca_client::{Call, Client, ClientError, ClientOptions};
 use haca_control_plane::shipped::SHIPPED;
 use haca_kernels::import::{self, CompileOptions};
 use haca_settle::{Audit, Log, LogConfig, LogKey};
 use haca_wire::connect::Connect;
 use haca_wire::event::{Event, proof_id};
 use haca_wire::sign::OperatorKey;
+use haca_wire::tensor::TensorView;
 use haca_wire::vocabulary::ProofOutcome;
-use haca_wire::{Digest, Leaf, Mode, RequestId, Stage, Status};
+use haca_wire::{Digest, Dtype, Leaf, Mode, RequestId, Stage, Status};
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -176,6 +177,34 @@ fn a_prover_that_is_behind_refuses_requests_of_its_mode_alone_and_loses_none() {
         assert!(refused > 0 && answered.len() >= 2, "{refused} refused of {asked}");
         let states = client.await_proofs(&answered).await.unwrap();
         assert!(states.iter().all(|state| state.outcome == ProofOutcome::Proved), "{states:?}");
+    });
+}
+
+/// Ids of events follow from leaves, so who knows a leaf can take one. It harms that receipt's proof alone, and is told.
+#[test]
+fn a_request_that_takes_the_id_of_a_proof_is_told_and_harms_no_other() {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _node = Node::up(data.path(), "");
+    runtime.block_on(async {
+        push(data.path()).await;
+        let client = client(data.path()).await;
+        let model = client.model("mlp").await.unwrap();
+        let row: Vec<u8> =
+            SHIPPED[0].input().unwrap().row(0).iter().flat_map(|value| value.to_le_bytes()).collect();
+        let input = TensorView::new(Dtype::F32, model.input_shape, &row).unwrap();
+        let call = |mode, id| Call { model: &model, mode, input, id, deadline: None };
+        // The proof of the first takes longer than the next request.
+        let answers = [
+            client.call(call(Mode::Zk, None)).await.unwrap(),
+            client.call(call(Mode::Zk, None)).await.unwrap(),
+        ];
+        let taken = proof_id(&answers[1].leaf.hash());
+        client.call(call(Mode::Tee, Some(taken))).await.unwrap();
+        let states =
+            client.await_proofs(&answers.each_ref().map(|answer| answer.leaf.request)).await.unwrap();
+        assert_eq!([states[0].outcome, states[1].outcome], [ProofOutcome::Proved, ProofOutcome::Failed]);
+        assert!(states[1].detail.contains("another request"), "{}", states[1].detail);
     });
 }
 

@@ -1,6 +1,7 @@
 //! The node's configuration: every limit of the data plane and the log, with the value it has if nobody sets it.
 
 use crate::models::ModelLimits;
+use crate::node::EVENT_APPENDERS;
 use crate::push::MAX_PUSHES;
 use crate::quic::QuicLimits;
 use crate::server::ServerConfig;
@@ -195,6 +196,7 @@ impl Config {
         rule("max_frame_bytes", &self.max_frame_bytes, frame, "must be 16384 to 16777216")?;
         let room = self.log.queue_capacity >= self.max_batch;
         rule("log.queue_capacity", &self.log.queue_capacity, room, "must be at least max_batch")?;
+        rule("zk.max_pending", &self.zk.max_pending, self.zk.max_pending > 0, "must be at least 1")?;
         rule("spin_us", &self.spin_us, self.spin_us >= -1, "must be microseconds, or -1 to never park")
     }
 
@@ -232,6 +234,7 @@ impl Config {
     /// An upper bound of what the node's buffers and queues take, part by part, in bytes. Models come on top.
     pub fn memory(&self, shards: usize) -> Vec<(&'static str, u64)> {
         let connections = (shards * self.max_connections) as u64;
+        let events = if self.zk.enabled { EVENT_APPENDERS } else { 0 };
         let windows = u64::from(self.connection_window_bytes);
         vec![
             ("receive and send buffers", (shards * self.ring().memory_bytes()) as u64),
@@ -240,7 +243,7 @@ impl Config {
             ("answers not yet acknowledged, if every caller stops reading", connections * windows),
             ("answers waiting for flow control", connections * self.max_backlog_bytes as u64),
             ("model files arriving", MAX_PUSHES as u64 * self.max_model_bytes),
-            ("settlement log", self.log_config(Path::new("")).memory_bytes(shards)),
+            ("settlement log", self.log_config(Path::new("")).memory_bytes(shards + events)),
         ]
     }
 

@@ -18,10 +18,10 @@ use crate::models::Registry;
 use crate::proving::Proving;
 use crate::push::{KeptModelError, Pusher, RegistryThread};
 use crate::server::{Server, ServerError};
-use crate::session::{Inference, InferenceParts, MAX_AWAITS, Message, NodeFacts};
+use crate::session::{Inference, InferenceParts, MAX_AWAITS, MAX_PROOF_AWAITS, Message, NodeFacts};
 use crate::shard::inbox::{Inbox, Letter};
 use crate::sign::{BatchSigner, Signing};
-use haca_settle::{Appender, CloseError, Log, LogHandle, LogKey, OpenError};
+use haca_settle::{Appender, CloseError, Log, LogHandle, LogKey, OpenError, OpeningPosition};
 use haca_wire::connect::{Connect, ConnectError};
 use haca_wire::evidence::{self, Binding};
 use haca_wire::sign::{NodeKey, OperatorKey};
@@ -89,6 +89,7 @@ pub struct Node {
     registry: JoinHandle<()>,
     log: Log,
     events: Vec<Appender>,
+    openings: OpeningPosition,
     connect: Connect,
     cpus: Vec<usize>,
 }
@@ -111,6 +112,7 @@ impl Node {
         let events = if proving.is_some() { EVENT_APPENDERS } else { 0 };
         let (log, mut appenders) = Log::open(config.log_config(data), log_key, shards + events)?;
         let events = appenders.split_off(shards);
+        let openings = log.handle().openings_end();
 
         let node_key = Arc::new(NodeKey::from_seed(&*keys::seed(&data.join("node.key"))?));
         let operator = OperatorKey::from_seed(&*keys::seed(&data.join("operator.key"))?);
@@ -150,7 +152,7 @@ impl Node {
 
         let server_config = config.server(cpus.clone());
         let inboxes = (0..shards)
-            .map(|_| Inbox::new(2 * MAX_AWAITS).map(Arc::new))
+            .map(|_| Inbox::new(2 * (MAX_AWAITS + MAX_PROOF_AWAITS)).map(Arc::new))
             .collect::<io::Result<Vec<_>>>()
             .map_err(|source| StartError::Data { path: data.to_owned(), source })?;
         let metrics: Vec<_> = (0..shards).map(|_| Arc::new(ShardMetrics::default())).collect();
@@ -176,7 +178,7 @@ impl Node {
                 move || {
                     let clock = Clock::new();
                     let replies = move |message| {
-                        // Places in the inbox are counted before an answer is asked for (MAX_AWAITS, MAX_PUSHES).
+                        // Places in the inbox are counted before an answer is asked for (MAX_AWAITS, MAX_PROOF_AWAITS, MAX_PUSHES).
                         if inbox.send(Letter::Application(message)).is_err() {
                             tracing::error!(shard, "an answer found the shard's inbox full");
                         }
@@ -211,7 +213,7 @@ impl Node {
             verifier_key: proving.as_ref().map(|proving| proving.verifier),
         };
         connect.write(&data.join("connect.toml"))?;
-        Ok(Self { server, registry, log, events, connect, cpus })
+        Ok(Self { server, registry, log, events, openings, connect, cpus })
     }
 
     /// What callers need to know.
@@ -233,6 +235,11 @@ impl Node {
     /// prover. They are there once.
     pub fn take_event_appenders(&mut self) -> Vec<Appender> {
         std::mem::take(&mut self.events)
+    }
+
+    /// End of the openings that were there before this node served.
+    pub fn openings_at_start(&self) -> OpeningPosition {
+        self.openings
     }
 
     /// How many shards have stopped; none does before [`stop`](Self::stop) unless something is broken.

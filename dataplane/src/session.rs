@@ -32,6 +32,9 @@ pub(crate) const RETRY_AFTER_US: u32 = 1000;
 /// `AwaitReceipts` that one shard may have unanswered. Each takes one place in the shard's inbox when it is answered.
 pub(crate) const MAX_AWAITS: usize = 512;
 
+/// The same for `AwaitProofs`, which wait for as long as a prover is behind: they must not take the places of others.
+pub(crate) const MAX_PROOF_AWAITS: usize = 256;
+
 /// Bytes of answers in one turn, above which no more model tables are written in it.
 const MAX_TURN_ANSWERS: usize = 8 << 20;
 
@@ -105,6 +108,7 @@ pub(crate) struct Inference {
     /// Requests staged, over all models: each will need a place in the log's queue.
     staged: usize,
     awaits: usize,
+    proof_awaits: usize,
     draining: bool,
     /// Where the log sends its answers.
     replies: Arc<dyn Fn(Message) + Send + Sync>,
@@ -143,6 +147,7 @@ impl Inference {
             staged_openings: 0,
             staged: 0,
             awaits: 0,
+            proof_awaits: 0,
             draining: false,
             replies,
             ran_until: None,
@@ -453,8 +458,8 @@ impl Inference {
             Some((Status::LimitExceeded, format!("{} ids asked for, the limit is {limit}", ids.len())))
         } else if unanswered >= max_in_flight {
             Some((Status::LimitExceeded, format!("{max_in_flight} requests of this session are unanswered")))
-        } else if self.awaits >= MAX_AWAITS {
-            Some((Status::Overloaded, format!("{MAX_AWAITS} questions about receipts wait already")))
+        } else if self.proof_awaits >= MAX_PROOF_AWAITS {
+            Some((Status::Overloaded, format!("{MAX_PROOF_AWAITS} questions about proofs wait already")))
         } else if let Some(proving) = &self.proving {
             let replies = Arc::clone(&self.replies);
             let reply = move |states: Result<ProofStates, String>| {
@@ -462,7 +467,7 @@ impl Inference {
             };
             match (proving.ask)(ids, Box::new(reply)) {
                 Ok(()) => {
-                    self.awaits += 1;
+                    self.proof_awaits += 1;
                     None
                 }
                 Err(busy @ ProofsBusy) => Some((Status::Overloaded, busy.to_string())),
@@ -664,11 +669,11 @@ impl Application for Inference {
                 turn.outbox.answer(stream, |out| states.encode(&mut self.encoder, out));
             }
             Message::Proofs { stream, states: Ok(states) } => {
-                self.awaits -= 1;
+                self.proof_awaits -= 1;
                 turn.outbox.answer(stream, |out| states.encode(&mut self.encoder, out));
             }
             Message::Proofs { stream, states: Err(detail) } => {
-                self.awaits -= 1;
+                self.proof_awaits -= 1;
                 let refusal = Refusal { status: Status::LogUnavailable, detail, retry_after_us: 0 };
                 self.answer_refusal(stream, refusal, turn.outbox);
             }

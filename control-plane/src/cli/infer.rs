@@ -212,15 +212,25 @@ impl Args {
         proofs: Option<&Proofs>,
     ) -> anyhow::Result<()> {
         let Some(directory) = &self.receipts else { return Ok(()) };
-        let mut states = states.iter();
+        let (mut states, mut bad_proof) = (states.iter(), None);
         for (row, answer) in answers {
             let proof = proofs.and_then(|proofs| proofs.of(*row));
-            let file = session.client.receipt_file(&answer.receipt, states.next(), proof);
+            let state = states.next();
+            let file = match session.client.receipt_file(&answer.receipt, state, proof) {
+                // The receipt is worth keeping without it.
+                Err(error) if proof.is_some() => {
+                    bad_proof.get_or_insert((*row, error));
+                    session.client.receipt_file(&answer.receipt, state, None)
+                }
+                made => made,
+            };
             let file = file.map_err(|error| session::of(session.address, error))?;
             let path = directory.join(format!("{row}.receipt"));
             std::fs::write(&path, file.encode()).with_context(|| path.display().to_string())?;
         }
-        Ok(())
+        bad_proof.map_or(Ok(()), |(row, error)| {
+            Err(session::of(session.address, error).context(format!("the proof of row {row}")))
+        })
     }
 }
 

@@ -1,9 +1,9 @@
 //! The log as prover and verifier use it: they read receipts, and append events.
 
 use haca_settle::{Appender, LogHandle};
-use haca_wire::message::log::LogEntry;
+use haca_wire::message::log::{LogEntry, ReceiptStates};
 use haca_wire::vocabulary::LogOutcome;
-use haca_wire::{Leaf, RequestId, Stage};
+use haca_wire::{Digest, Leaf, RequestId, Stage};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -68,19 +68,20 @@ impl LogView {
         }
     }
 
-    /// Waits until the log holds leaves of these ids durably or is known not to; where each is. `None` if the service
-    /// is to stop, or the log answers nobody now.
-    pub(super) fn settled(&self, ids: &[RequestId]) -> Option<Vec<Option<u64>>> {
+    /// Waits until the log holds leaves of these ids durably or is known not to; where each is, and its hash: somebody
+    /// may have taken the id for a request. `None` if the service is to stop, or the log answers nobody now.
+    pub(super) fn settled(&self, ids: &[RequestId]) -> Option<Vec<Option<(u64, Digest)>>> {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         let reply = move |states| drop(sender.send(states));
         self.handle.await_receipts(ids.to_vec(), Stage::Durable, Box::new(reply)).ok()?;
         loop {
             match receiver.recv_timeout(NAP) {
                 Ok(states) => {
-                    let index =
-                        |entry: &LogEntry| (entry.outcome == LogOutcome::Logged).then_some(entry.index);
-                    let states: haca_wire::message::log::ReceiptStates = states;
-                    return Some(states.entries.iter().map(index).collect());
+                    let states: ReceiptStates = states;
+                    let place = |entry: &LogEntry| {
+                        (entry.outcome == LogOutcome::Logged).then_some((entry.index, entry.leaf_hash))
+                    };
+                    return Some(states.entries.iter().map(place).collect());
                 }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) if !self.is_stopping() => {}
                 Err(_) => return None,

@@ -32,9 +32,10 @@ use haca_dataplane::background;
 use haca_dataplane::config::ZkSettings;
 use haca_dataplane::keys::{self, KeyError};
 use haca_dataplane::{Backlog, Node, Proving};
-use haca_settle::{LogHandle, OpeningPosition, ReadError};
+use haca_settle::{LogHandle, OpeningPosition};
 use haca_wire::ModelId;
 use haca_wire::event::VerifierKey;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -58,9 +59,6 @@ pub enum ProvingError {
     /// The verifier's key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The log does not read.
-    #[error(transparent)]
-    Log(#[from] ReadError),
     /// A thread cannot be started.
     #[error("no thread for {service}: {source}")]
     Thread {
@@ -140,8 +138,13 @@ impl Services {
         Proving {
             admit: Arc::new(move |model, file| {
                 let id = ModelId(model.id());
-                let kept = workbench::circuit(model, max).and_then(|_| models.keep(&id, file));
-                kept.map_err(|error| error.to_string())?;
+                let admit = || workbench::circuit(model, max).and_then(|_| models.keep(&id, file));
+                let admitted = catch_unwind(AssertUnwindSafe(admit));
+                let admitted = admitted.map_err(|_| "its circuit cannot be written; see the node's log")?;
+                admitted.map_err(|error| {
+                    tracing::warn!(model = %id, %error, "served without mode zk");
+                    error.to_caller()
+                })?;
                 // Full: its key is made with its first proof.
                 let _ = announce.try_send(id);
                 Ok(())
@@ -155,7 +158,7 @@ impl Services {
     /// Starts them on the log of the node that was started with [`Services::proving`].
     ///
     /// # Errors
-    /// If the log does not read or no thread can be started.
+    /// If the store does not read or no thread can be started.
     ///
     /// # Panics
     /// If the node was not started so, or its appenders were taken before.
@@ -170,8 +173,11 @@ impl Services {
         let metrics = Arc::new(ProofMetrics::default());
         let (recorded, has_recorded) = bounded(1);
         let (judged, has_judged) = bounded(1);
-        let from = self.store.proved_until().map_err(|source| self.store_error(source))?;
-        self.backlog.resume(left_over(&handle, from)?);
+        let (stored, until) =
+            (self.store.proved_until().map_err(|source| self.store_error(source))?, node.openings_at_start());
+        // A log that was begun anew has openings before the cursor of the one before.
+        let from = if stored <= until { stored } else { OpeningPosition::default() };
+        self.backlog.resume(left_over(&handle, from, until));
 
         let threads = match self.settings.prover_threads {
             0 => spare_cores(&shards),
@@ -253,15 +259,23 @@ impl Drop for Running {
     }
 }
 
-/// Openings that an earlier run left.
-fn left_over(log: &LogHandle, from: OpeningPosition) -> Result<u64, ReadError> {
+/// Openings that an earlier run left: those of this run are counted as they are answered.
+fn left_over(log: &LogHandle, from: OpeningPosition, until: OpeningPosition) -> u64 {
     let (mut count, mut at) = (0, from);
-    loop {
-        let openings = log.openings(at, READ_AHEAD)?;
-        let Some(last) = openings.last() else { return Ok(count) };
-        count += openings.len() as u64;
+    while at < until {
+        let openings = match log.openings(at, READ_AHEAD) {
+            Ok(openings) => openings,
+            Err(error) => {
+                // The prover will meet it, and say so until it is mended; the other modes go on.
+                tracing::error!(%error, "openings that were left do not read");
+                break;
+            }
+        };
+        let Some(last) = openings.last() else { break };
+        count += openings.iter().filter(|opening| opening.position < until).count() as u64;
         at = last.next;
     }
+    count
 }
 
 /// Starts a service's thread with a pool of its own, both of low priority.

@@ -30,6 +30,8 @@ enum Fault {
     Log(#[from] ReadError),
     #[error(transparent)]
     Store(#[from] super::store::StoreError),
+    #[error(transparent)]
+    Bench(WorkbenchError),
     /// The node stops.
     #[error("the prover stops")]
     Stopped,
@@ -50,6 +52,15 @@ enum Unprovable {
     Prover(#[from] ProverError),
     #[error("the prover panicked; see the node's log")]
     Panicked,
+}
+
+impl Unprovable {
+    fn to_caller(&self) -> String {
+        match self {
+            Self::Bench(error) => error.to_caller(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// A proof, with what a verifier needs beside it.
@@ -89,12 +100,13 @@ impl ProverThread {
 
     /// Proves what the log holds after the cursor, as far as one reading goes.
     fn turn(&mut self) -> Result<(), Fault> {
-        for model in self.announced.try_iter().collect::<Vec<_>>() {
-            self.make_ready(&model);
-        }
         let openings = self.log.handle.openings(self.at, WINDOW_BYTES)?;
         if openings.is_empty() {
             self.metrics.oldest.store(0, Relaxed);
+            if let Ok(model) = self.announced.try_recv() {
+                self.make_ready(&model);
+                return Ok(());
+            }
             self.log.handle.wait_for_openings(self.at, IDLE);
             return Ok(());
         }
@@ -119,11 +131,13 @@ impl ProverThread {
     fn make_ready(&mut self, model: &ModelId) {
         let begun = Instant::now();
         let Self { workbench, pool, .. } = self;
-        match pool.install(|| workbench.get(model).map(|bench| bench.prover.verifying_key().id())) {
-            Ok(key) => {
+        let ready = || pool.install(|| workbench.get(model).map(|bench| bench.prover.verifying_key().id()));
+        match catch_unwind(AssertUnwindSafe(ready)) {
+            Ok(Ok(key)) => {
                 tracing::info!(%model, %key, seconds = begun.elapsed().as_secs_f64(), "ready to prove");
             }
-            Err(error) => tracing::error!(%model, %error, "cannot be proven"),
+            Ok(Err(error)) => tracing::error!(%model, %error, "cannot be proven"),
+            Err(_) => tracing::error!(%model, "cannot be proven: the prover panicked"),
         }
     }
 
@@ -149,24 +163,27 @@ impl ProverThread {
         let state = match proven {
             Ok(Made { proof, opening, key }) => {
                 self.backlog.set_pace(took);
-                self.metrics.proved.fetch_add(1, Relaxed);
-                self.metrics.prove_nanos.fetch_add(took.as_nanos() as u64, Relaxed);
                 let id = event::proof_id(&leaf.hash());
                 self.store.add_key(&key.0, &key.1)?;
                 let proof = ProofEvent { id, index, time: unix_now(), key: key.0, proof: proof.to_bytes() };
                 State::Proved { proof, opening }
             }
+            Err(Unprovable::Bench(error)) if error.may_pass() => return Err(Fault::Bench(error)),
             Err(reason) => {
-                self.metrics.failed.fetch_add(1, Relaxed);
                 tracing::error!(request = %opening.request, model = %leaf.model, %reason, "cannot be proven");
-                State::Failed(reason.to_string())
+                State::Failed(reason.to_caller())
             }
         };
         let (request, leaf_hash) = (opening.request, opening.leaf_hash);
         let record = Record { request, index, leaf_hash, model: leaf.model, state };
         self.store.add(&record)?;
-        if let State::Proved { proof, .. } = &record.state {
-            self.log.append(&[proof.encode()]);
+        match &record.state {
+            State::Proved { proof, .. } => {
+                self.metrics.proved.fetch_add(1, Relaxed);
+                self.metrics.prove_nanos.fetch_add(took.as_nanos() as u64, Relaxed);
+                self.log.append(&[proof.encode()]);
+            }
+            State::Judged { .. } | State::Failed(_) => drop(self.metrics.failed.fetch_add(1, Relaxed)),
         }
         let _ = self.recorded.try_send(());
         Ok(())

@@ -24,7 +24,7 @@ pub enum StoreError {
     Store(#[from] fjall::Error),
     /// What it holds is not what is written.
     #[error(
-        "the store of proofs is damaged: {0}; move the folder zk/store away, and everything is proven again"
+        "the store of proofs is damaged: {0}; restore the folder zk/store from a copy, or move it away: requests that were answered before then stay without proof"
     )]
     Damaged(&'static str),
 }

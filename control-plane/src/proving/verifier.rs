@@ -16,7 +16,8 @@ use haca_settle::ReadError;
 use haca_verifier::zk::{
     Claim, KeyError, Malformed, Proof, Refused, Statement, StatementError, VerifyingKey,
 };
-use haca_wire::event::{ProofEvent, VerdictEvent, VerifierKey};
+use haca_wire::event::{Event, ProofEvent, VerdictEvent, VerifierKey};
+use haca_wire::merkle::leaf_hash;
 use haca_wire::opening::Opening;
 use haca_wire::{Digest, Leaf, ModelId, RequestId};
 use std::collections::HashMap;
@@ -52,6 +53,9 @@ enum Wrong {
     Statement(#[from] StatementError),
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// There is nothing to judge: the record becomes a failed one.
+    #[error("{0}")]
+    Failed(String),
 }
 
 pub(super) struct VerifierThread {
@@ -126,6 +130,7 @@ impl VerifierThread {
         }
         let judged = self.judge(open)?;
         self.store.replace(&judged)?;
+        self.count(&judged);
         verdicts.extend(judged.iter().filter_map(|record| match &record.state {
             State::Judged { verdict, .. } => Some(*verdict),
             State::Proved { .. } | State::Failed(_) => None,
@@ -134,8 +139,11 @@ impl VerifierThread {
         self.log.append(&leaves);
         let ids: Vec<RequestId> = verdicts.iter().map(|verdict| verdict.id).collect();
         let settled = self.log.settled(&ids).ok_or(Fault::LogAnswersNot)?;
-        if settled.contains(&None) {
-            return Err(Fault::LogAnswersNot);
+        for (verdict, place) in verdicts.iter().zip(settled) {
+            let (index, hash) = place.ok_or(Fault::LogAnswersNot)?;
+            if hash != leaf_hash(&verdict.encode()) {
+                tracing::error!(index, id = %verdict.id, "ALARM: a request took a verdict's id; it has none in the log");
+            }
         }
         self.store.set_judged_until(next)?;
         let _ = self.judged.try_send(());
@@ -147,7 +155,7 @@ impl VerifierThread {
         let mut cases = self.cases(records)?;
         // Of each key, the claims of the cases that read.
         let mut batches: HashMap<Digest, Batch> = HashMap::new();
-        for (at, case) in cases.iter_mut().enumerate() {
+        for (at, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.outcome.is_ok()) {
             match self.claim(case)? {
                 Ok((key, claim)) => {
                     let batch = batches.entry(key.id());
@@ -194,9 +202,27 @@ impl VerifierThread {
             places = self.log.settled(&ids).ok_or(Fault::LogAnswersNot)?;
         }
         for (case, place) in cases.iter_mut().zip(places) {
-            case.index = place.ok_or(Fault::LogAnswersNot)?;
+            let (index, hash) = place.ok_or(Fault::LogAnswersNot)?;
+            case.index = index;
+            if hash != case.proof.hash() {
+                self.adopt(case)?;
+            }
         }
         Ok(cases)
+    }
+
+    /// Takes the proof that the log holds for that of the record, where an earlier store had recorded it. Ids follow from
+    /// leaves, so a caller can also have taken the id for a request: then there is no proof in the log.
+    fn adopt(&self, case: &mut Case) -> Result<(), Fault> {
+        let logged = self.log.handle.leaf(case.index)?.map(|leaf| Event::decode(&leaf));
+        match logged {
+            Some(Ok(Event::Proof(proof))) => case.proof = proof,
+            _ => {
+                let why = "the log holds another request under the id of its proof";
+                case.outcome = Err(Wrong::Failed(why.to_owned()));
+            }
+        }
+        Ok(())
     }
 
     /// What a proof claims, or why it claims nothing.
@@ -210,7 +236,15 @@ impl VerifierThread {
             Ok(key) => key,
             Err(wrong) => return Ok(Err(wrong)),
         };
-        let model = self.known.model(&self.models, &leaf.model)?;
+        let model = match self.known.model(&self.models, &leaf.model) {
+            Ok(model) => model,
+            Err(error) if error.may_pass() => return Err(error.into()),
+            // One model that is gone must not hold up the others.
+            Err(error) => {
+                tracing::error!(model = %leaf.model, %error, "its proofs cannot be checked");
+                return Ok(Err(Wrong::Failed(error.to_caller())));
+            }
+        };
         let claim = || {
             let proof = Proof::from_bytes(&case.proof.proof)?;
             let statement = Statement::new(&model, &key, &leaf, &case.opening.input, &case.opening.output)?;
@@ -219,15 +253,26 @@ impl VerifierThread {
         Ok(claim().map(|claim| (key.clone(), claim)))
     }
 
+    fn count(&self, records: &[Record]) {
+        for record in records {
+            let counter = match &record.state {
+                State::Judged { verdict, .. } if verdict.accepted => &self.metrics.accepted,
+                State::Judged { .. } => &self.metrics.refused,
+                State::Proved { .. } | State::Failed(_) => &self.metrics.failed,
+            };
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
     fn verdict(&self, case: Case) -> Record {
         let Case { record, proof, opening, index, outcome } = case;
         let accepted = match &outcome {
-            Ok(()) => {
-                self.metrics.accepted.fetch_add(1, Relaxed);
-                true
+            Ok(()) => true,
+            Err(Wrong::Failed(why)) => {
+                tracing::error!(request = %record.request, why, "its proof cannot be judged");
+                return Record { state: State::Failed(why.clone()), ..record };
             }
             Err(wrong) => {
-                self.metrics.refused.fetch_add(1, Relaxed);
                 tracing::error!(request = %record.request, key = %proof.key, %wrong, "ALARM: a proof does not hold");
                 false
             }
@@ -253,7 +298,7 @@ impl Known {
         Ok(Ok(key))
     }
 
-    fn model(&mut self, models: &Models, id: &ModelId) -> Result<Arc<Model>, Fault> {
+    fn model(&mut self, models: &Models, id: &ModelId) -> Result<Arc<Model>, WorkbenchError> {
         if let Some(model) = self.models.get(id) {
             return Ok(Arc::clone(model));
         }

@@ -51,6 +51,27 @@ pub enum WorkbenchError {
     Prover(#[from] ProverError),
 }
 
+impl WorkbenchError {
+    /// Whether trying again may help: the system had no room, or no descriptor.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() != io::ErrorKind::NotFound,
+            Self::Key(CacheError::Io { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// The same without the node's paths.
+    pub(crate) fn to_caller(&self) -> String {
+        match self {
+            Self::Unsupported(_) | Self::TooLarge { .. } | Self::Prover(_) => self.to_string(),
+            Self::Io { .. } | Self::Model { .. } | Self::Key(_) => {
+                "the node cannot keep what proving it takes; see the node's log".to_owned()
+            }
+        }
+    }
+}
+
 /// The folder of models.
 #[derive(Debug, Clone)]
 pub(crate) struct Models(PathBuf);
@@ -67,7 +88,7 @@ impl Models {
     /// Keeps a model's file, whole or not at all.
     pub(crate) fn keep(&self, id: &ModelId, file: &[u8]) -> Result<(), WorkbenchError> {
         let path = self.path(id);
-        if path.exists() {
+        if fs::read(&path).is_ok_and(|kept| kept == file) {
             return Ok(());
         }
         let write = || {
@@ -128,7 +149,10 @@ impl Workbench {
     /// The bench of a model. A key is made if there is none: seconds for a large circuit.
     pub(crate) fn get(&mut self, id: &ModelId) -> Result<&mut Bench, WorkbenchError> {
         match self.benches.iter().position(|(held, _)| held == id) {
-            Some(at) => self.benches.swap(0, at),
+            Some(at) => {
+                let bench = self.benches.remove(at).expect("it was found at this place");
+                self.benches.push_front(bench);
+            }
             None => {
                 let model = self.models.load(id)?;
                 let circuit = circuit(&model, self.max_constraints)?;

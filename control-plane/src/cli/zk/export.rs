@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use haca_verifier::Rows;
 use haca_verifier::zk::eip2537::Calls;
 use haca_verifier::zk::export::Export;
 use haca_verifier::zk::{Claim, Proof, Statement, VerifyingKey};
+use haca_wire::event;
 use haca_wire::receipt::ReceiptFile;
 
 use crate::cli::{output, read};
@@ -67,6 +68,10 @@ impl Args {
         })?;
 
         let key = VerifyingKey::from_bytes(&carried.key).with_context(|| receipt.to_string())?;
+        ensure!(
+            carried.proof.id == event::proof_id(&leaf.hash()) && carried.proof.key == key.id(),
+            "{receipt}: its proof is of another receipt or under another key; do not rely on this receipt"
+        );
         let proof = Proof::from_bytes(&carried.proof.proof).with_context(|| receipt.to_string())?;
         let Statement { inputs } = Statement::new(&model, &key, &leaf, rows.row(row), &carried.output)
             .with_context(|| receipt.to_string())?;

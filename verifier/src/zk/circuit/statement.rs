@@ -75,6 +75,9 @@ pub enum StatementError {
         /// The receipt's.
         leaf: Digest,
     },
+    /// The key was made for circuits of another version.
+    #[error("the verification key is of circuit version {0}; this checks version {CIRCUIT_VERSION}")]
+    CircuitVersion(u32),
     /// The model at hand is not the receipt's.
     #[error("the model at hand is {found}, the receipt's is {leaf}")]
     Model {
@@ -120,6 +123,9 @@ impl Statement {
         let (of_key, of_leaf) = (Digest(key.origin().model), Digest(leaf.model.0));
         if of_key != of_leaf {
             return Err(StatementError::OtherModel { key: of_key, leaf: of_leaf });
+        }
+        if key.origin().circuit_version != CIRCUIT_VERSION {
+            return Err(StatementError::CircuitVersion(key.origin().circuit_version));
         }
         if model.id() != leaf.model.0 {
             return Err(StatementError::Model { found: Digest(model.id()), leaf: of_leaf });
