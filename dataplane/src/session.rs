@@ -4,36 +4,35 @@
 //! its frame, and answered in the same turn unless its batch waits for company. Whatever cannot be served is refused
 //! with a reason; a frame that is not one closes the connection with a reason.
 
+mod awaits;
+mod pushes;
+
+pub(crate) use awaits::{MAX_AWAITS, MAX_PROOF_AWAITS};
+
 use crate::batch::{Admission, Surroundings};
 use crate::clock::Clock;
 use crate::metrics::ShardMetrics;
 use crate::models::{ModelTable, TableChange};
-use crate::proving::{ProofsBusy, Proving};
-use crate::push::{Push, PushJob, Pusher};
+use crate::proving::Proving;
+use crate::push::{Push, Pusher};
 use crate::refusal::{Reason, Violation};
 use crate::shard::{Application, Arrival, ConnectionKey, Outbox, StreamKey, Turn};
 use crate::sign::BatchSigner;
 use haca_settle::{Appender, LogHandle};
 use haca_wire::frame::{Frame, FrameKind, FrameReader};
 use haca_wire::message::infer::{RequestView, encode_refused};
-use haca_wire::message::log::{AwaitReceipts, ReceiptStates};
-use haca_wire::message::model::{ModelEntry, ModelList, PushModel, Pushed};
-use haca_wire::message::proof::{AwaitProofs, ProofStates};
+use haca_wire::message::log::ReceiptStates;
+use haca_wire::message::model::{ModelEntry, ModelList, Pushed};
+use haca_wire::message::proof::ProofStates;
 use haca_wire::message::session::{Hello, Limits, Welcome};
 use haca_wire::message::{DecodeError, Encoder, Refusal};
-use haca_wire::{Digest, Dtype, Mode, NodeId, PROTOCOL_VERSION, RequestId, SessionId, Status, sign};
+use haca_wire::{Digest, Dtype, Mode, NodeId, PROTOCOL_VERSION, RequestId, SessionId, Status};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The hint that goes with a refusal for overload: about what a full queue takes to drain.
 pub(crate) const RETRY_AFTER_US: u32 = 1000;
-
-/// `AwaitReceipts` that one shard may have unanswered. Each takes one place in the shard's inbox when it is answered.
-pub(crate) const MAX_AWAITS: usize = 512;
-
-/// The same for `AwaitProofs`, which wait for as long as a prover is behind: they must not take the places of others.
-pub(crate) const MAX_PROOF_AWAITS: usize = 256;
 
 /// Bytes of answers in one turn, above which no more model tables are written in it.
 const MAX_TURN_ANSWERS: usize = 8 << 20;
@@ -402,159 +401,6 @@ impl Inference {
         outbox.answer(arrival.key, |out| {
             encode_refused(&mut self.encoder, out, id, status, &detail, retry_after_us);
         });
-    }
-
-    fn await_receipts(
-        &mut self,
-        payload: &[u8],
-        arrival: &mut Arrival<'_, Self>,
-        turn: &mut Turn<'_>,
-    ) -> Result<(), Violation> {
-        let AwaitReceipts { stage, ids } = AwaitReceipts::decode(payload)?;
-        let limit = self.facts.limits.max_await_ids as usize;
-        let max_in_flight = self.facts.limits.max_in_flight;
-        let unanswered = arrival.pending.on_connection();
-        arrival.pending.expect_answer();
-        let stream = arrival.key;
-        let refusal = if ids.len() > limit {
-            Some((Status::LimitExceeded, format!("{} ids asked for, the limit is {limit}", ids.len())))
-        } else if unanswered >= max_in_flight {
-            Some((Status::LimitExceeded, format!("{max_in_flight} requests of this session are unanswered")))
-        } else if self.log.is_none() {
-            Some((Status::LogUnavailable, "the settlement log is switched off on this node".to_owned()))
-        } else if self.awaits >= MAX_AWAITS {
-            Some((Status::Overloaded, format!("{MAX_AWAITS} questions about receipts wait already")))
-        } else {
-            let replies = Arc::clone(&self.replies);
-            let reply = move |states| replies(Message::Receipts { stream, states: Box::new(states) });
-            match self.log_handle.await_receipts(ids, stage, Box::new(reply)) {
-                Ok(()) => {
-                    self.awaits += 1;
-                    None
-                }
-                Err(busy) => Some((Status::LogUnavailable, busy.to_string())),
-            }
-        };
-        if let Some((status, detail)) = refusal {
-            let retry_after_us = if status == Status::LimitExceeded { 0 } else { RETRY_AFTER_US };
-            self.answer_refusal(stream, Refusal { status, detail, retry_after_us }, turn.outbox);
-        }
-        Ok(())
-    }
-
-    fn await_proofs(
-        &mut self,
-        payload: &[u8],
-        arrival: &mut Arrival<'_, Self>,
-        turn: &mut Turn<'_>,
-    ) -> Result<(), Violation> {
-        let AwaitProofs { ids } = AwaitProofs::decode(payload)?;
-        let limit = self.facts.limits.max_await_ids as usize;
-        let max_in_flight = self.facts.limits.max_in_flight;
-        let unanswered = arrival.pending.on_connection();
-        arrival.pending.expect_answer();
-        let stream = arrival.key;
-        let refusal = if ids.len() > limit {
-            Some((Status::LimitExceeded, format!("{} ids asked for, the limit is {limit}", ids.len())))
-        } else if unanswered >= max_in_flight {
-            Some((Status::LimitExceeded, format!("{max_in_flight} requests of this session are unanswered")))
-        } else if self.proof_awaits >= MAX_PROOF_AWAITS {
-            Some((Status::Overloaded, format!("{MAX_PROOF_AWAITS} questions about proofs wait already")))
-        } else if let Some(proving) = &self.proving {
-            let replies = Arc::clone(&self.replies);
-            let reply = move |states: Result<ProofStates, String>| {
-                replies(Message::Proofs { stream, states: states.map(Box::new) });
-            };
-            match (proving.ask)(ids, Box::new(reply)) {
-                Ok(()) => {
-                    self.proof_awaits += 1;
-                    None
-                }
-                Err(busy @ ProofsBusy) => Some((Status::Overloaded, busy.to_string())),
-            }
-        } else {
-            Some((Status::ModeUnavailable, "this node has no prover".to_owned()))
-        };
-        if let Some((status, detail)) = refusal {
-            let retry_after_us = if status == Status::Overloaded { 1000 * RETRY_AFTER_US } else { 0 };
-            self.answer_refusal(stream, Refusal { status, detail, retry_after_us }, turn.outbox);
-        }
-        Ok(())
-    }
-
-    fn begin_push(
-        &mut self,
-        payload: &[u8],
-        arrival: &mut Arrival<'_, Self>,
-        push: &mut Option<Box<Push>>,
-        turn: &mut Turn<'_>,
-    ) -> Result<(), Violation> {
-        let announced = PushModel::decode(payload)?;
-        arrival.pending.expect_answer();
-        let limit = self.facts.limits.max_model_bytes;
-        let session = &mut *arrival.session;
-        let mut is_permitted = || {
-            // One wrong signature is enough: verifying another costs the shard tens of microseconds.
-            session.push_denied = session.push_denied
-                || !sign::verify_push(
-                    &self.facts.operator,
-                    &session.challenge,
-                    &Digest(announced.id.0),
-                    &announced.name,
-                    &announced.operator_signature,
-                );
-            !session.push_denied
-        };
-        let refusal = if self.draining {
-            Some((Status::Draining, "the node is shutting down".to_owned()))
-        } else if announced.length > limit {
-            Some((
-                Status::LimitExceeded,
-                format!("a model of {} bytes; the limit is {limit}", announced.length),
-            ))
-        } else if push.is_some() {
-            Some((Status::Malformed, "a push is already under way on this stream".to_owned()))
-        } else if !is_permitted() {
-            let detail = "the operator's key did not sign this push; connect again with the operator.key of the node's data directory";
-            Some((Status::NotPermitted, detail.to_owned()))
-        } else {
-            match self.pusher.begin(announced) {
-                Some(begun) => {
-                    *push = Some(Box::new(begun));
-                    None
-                }
-                None => Some((Status::Overloaded, "another model is being pushed; try again".to_owned())),
-            }
-        };
-        if let Some((status, detail)) = refusal {
-            let retry_after_us = if status == Status::Overloaded { 1000 * RETRY_AFTER_US } else { 0 };
-            self.answer_refusal(arrival.key, Refusal { status, detail, retry_after_us }, turn.outbox);
-        }
-        Ok(())
-    }
-
-    fn continue_push(
-        &mut self,
-        chunk: &[u8],
-        arrival: &mut Arrival<'_, Self>,
-        push: &mut Option<Box<Push>>,
-        turn: &mut Turn<'_>,
-    ) -> Result<(), Violation> {
-        // Chunks behind a push that was refused are still on their way when the refusal leaves.
-        let Some(under_way) = push else { return Ok(()) };
-        if !under_way.append(chunk) {
-            *push = None;
-            let detail = "more bytes arrived than the push announced".to_owned();
-            let refusal = Refusal { status: Status::Malformed, detail, retry_after_us: 0 };
-            self.answer_refusal(arrival.key, refusal, turn.outbox);
-        } else if under_way.is_complete()
-            && let Some(push) = push.take()
-        {
-            let (stream, replies) = (arrival.key, Arc::clone(&self.replies));
-            let reply = move |outcome| replies(Message::Pushed { stream, outcome });
-            self.pusher.submit(PushJob { push: *push, reply: Box::new(reply) });
-        }
-        Ok(())
     }
 
     fn answer_refusal(&mut self, stream: StreamKey, refusal: Refusal, outbox: &mut Outbox) {
