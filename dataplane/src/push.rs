@@ -8,11 +8,11 @@ use crate::models::{ModelError, Registry};
 use crate::session::Message;
 use crate::shard::inbox::{Inbox, Letter};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use haca_settle::write_whole;
 use haca_wire::Status;
 use haca_wire::message::Refusal;
 use haca_wire::message::model::{ModelEntry, PushModel};
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -158,7 +158,8 @@ impl RegistryThread {
             };
             refuse(status, error.to_string())
         })?;
-        keep(&self.folder, &announced.name, file).map_err(|error| {
+        let path = self.folder.join(format!("{}.{EXTENSION}", announced.name));
+        write_whole(&path, file).map_err(|error| {
             tracing::error!(name = %announced.name, %error, folder = %self.folder.display(), "model not kept");
             let detail = format!("the node could not write the model into its data directory: {error}; not served");
             refuse(Status::ModelRefused, detail)
@@ -182,13 +183,3 @@ impl RegistryThread {
 }
 
 const EXTENSION: &str = "haca";
-
-/// Writes the file whole or not at all, and returns once it is on disk.
-fn keep(folder: &Path, name: &str, file: &[u8]) -> io::Result<()> {
-    let draft = folder.join(format!(".{name}.new"));
-    let mut writer = File::create(&draft)?;
-    writer.write_all(file)?;
-    writer.sync_all()?;
-    std::fs::rename(&draft, folder.join(format!("{name}.{EXTENSION}")))?;
-    File::open(folder)?.sync_all()
-}

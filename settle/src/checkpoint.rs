@@ -6,6 +6,7 @@
 //! reason the file lies apart from the store.
 
 use crate::shared::Shared;
+use crate::whole_file::write_whole;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use ed25519_dalek::SigningKey;
 use haca_wire::Digest;
@@ -199,17 +200,6 @@ impl CheckpointFiles {
             file.write_all(join_notes(&self.history[self.history.len() - 1..]).as_bytes())
         }
     }
-}
-
-/// Replaces a file whole or not at all, durably.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = std::fs::File::create(&draft)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)?;
-    let dir = path.parent().expect("the log's files lie in its folder");
-    std::fs::File::open(dir)?.sync_all()
 }
 
 fn read_bounded(path: &Path) -> Result<Option<String>, crate::OpenError> {

@@ -42,6 +42,7 @@
 //! | `huge_pages` | memory that is read at random |
 //! | `priority` | the log's threads yield to the shards |
 //! | `tree` | RFC 6962 tree in 256-wide tiles, proofs |
+//! | `whole_file` | replacing a file durably; also for the models of node and prover |
 //! | `checkpoint` | signed notes, their files, the publisher |
 //! | `recovery` | the folder, its lock and format, what must hold before the log opens |
 //! | `receipts` | waiting for ids to become durable or checkpointed |
@@ -75,6 +76,7 @@ mod shared;
 mod slot;
 mod store;
 mod tree;
+mod whole_file;
 
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey};
 pub use error::{CloseError, OpenError, ReadError, StoreError};
@@ -83,6 +85,7 @@ pub use openings::{Opening, OpeningPosition};
 pub use queue::{Appender, Full};
 pub use receipts::Busy;
 pub use shared::LogStatus;
+pub use whole_file::write_whole;
 
 /// The bytes of one leaf.
 pub(crate) type LeafBytes = [u8; haca_wire::Leaf::LEN];

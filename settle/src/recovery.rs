@@ -3,13 +3,14 @@
 //! The store may hold more than the newest checkpoint says, never less: a crash can only lose what nobody was
 //! promised. So the root over each published checkpoint's size is computed again from the store and compared.
 
-use crate::checkpoint::{Checkpoint, CheckpointFiles, LogKey, write_whole};
+use crate::checkpoint::{Checkpoint, CheckpointFiles, LogKey};
 use crate::error::{OpenError, ReadError, StoreError};
 use crate::group::Group;
 use crate::log::{Audit, LogConfig};
 use crate::slot::leaf_request_id;
 use crate::store::{Store, StoreLimits};
 use crate::tree::{Edge, TILE_WIDTH, TileCache, Tree};
+use crate::whole_file::write_whole;
 use haca_wire::merkle::leaf_hash;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};

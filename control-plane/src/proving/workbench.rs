@@ -4,14 +4,14 @@
 //! pending requests are proven with.
 
 use haca_kernels::{Backend, Executor, Model};
+use haca_settle::write_whole;
 use haca_verifier::zk::cache::{CacheError, KeyCache};
 use haca_verifier::zk::{Circuit, Prover, ProverError, Unsupported};
 use haca_wire::ModelId;
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 /// Why a model is not proven.
 #[derive(Debug, thiserror::Error)]
@@ -91,16 +91,8 @@ impl Models {
         if fs::read(&path).is_ok_and(|kept| kept == file) {
             return Ok(());
         }
-        let write = || {
-            fs::create_dir_all(&self.0)?;
-            let draft = path.with_extension("new");
-            let mut writer = File::create(&draft)?;
-            writer.write_all(file)?;
-            writer.sync_all()?;
-            fs::rename(&draft, &path)?;
-            File::open(&self.0)?.sync_all()
-        };
-        write().map_err(|source| WorkbenchError::Io { path: path.clone(), source })
+        let written = fs::create_dir_all(&self.0).and_then(|()| write_whole(&path, file));
+        written.map_err(|source| WorkbenchError::Io { path, source })
     }
 
     pub(crate) fn load(&self, id: &ModelId) -> Result<Arc<Model>, WorkbenchError> {
