@@ -32,15 +32,7 @@ impl Reader {
         let Some(last) = last.filter(|&last| last as usize == inputs) else {
             return refuse(node, format!("its matrix takes {inputs} inputs, and a row is {shape:?}"));
         };
-        let window = Window {
-            image: [(self.graph.len(input) / inputs) as u32, 1],
-            channels: last,
-            kernel: [1; 2],
-            strides: [1; 2],
-            dilations: [1; 2],
-            before: [0; 2],
-            after: [0; 2],
-        };
+        let window = Window::point([(self.graph.len(input) / inputs) as u32, 1], last);
         let conv = FloatConv { window, groups: 1, weights: weights.values, bias };
         shape.pop();
         shape.push(outputs as u32);

@@ -19,20 +19,8 @@ pub(crate) fn quantize(step: &Step, ensemble: &Ensemble) -> Result<Trees, Import
         return fail("its leaves and base values differ too much in size for one scale");
     };
     let scale = power_of_two(exponent);
-    let mut trees = Trees {
-        tree_nodes: vec![0],
-        roots: Vec::new(),
-        features: Vec::new(),
-        thresholds: Vec::new(),
-        when_true: Vec::new(),
-        when_false: Vec::new(),
-        leaf_entries: vec![0],
-        entry_targets: Vec::new(),
-        entry_values: Vec::new(),
-        base: ensemble.base.iter().map(|base| (base * scale).round_ties_even() as i64).collect(),
-        sum_exponent: exponent,
-        finish: ensemble.finish,
-    };
+    let base = ensemble.base.iter().map(|base| (base * scale).round_ties_even() as i64).collect();
+    let mut trees = Trees::new(base, exponent, ensemble.finish);
     for tree in &ensemble.trees {
         let first_leaf = trees.leaf_entries.len() as i32 - 1;
         let first_node = trees.features.len();

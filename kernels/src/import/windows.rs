@@ -51,15 +51,7 @@ impl Reader {
         kernel: &[i64],
     ) -> Result<Window, ImportError> {
         let image = [height, width];
-        let mut window = Window {
-            image,
-            channels,
-            kernel: [1; 2],
-            strides: [1; 2],
-            dilations: [1; 2],
-            before: [0; 2],
-            after: [0; 2],
-        };
+        let mut window = Window::point(image, channels);
         let listed = |name: &str, count: usize, default: i64| -> Result<Vec<i64>, ImportError> {
             match node.ints(name) {
                 [] => Ok(vec![default; count]),
@@ -323,15 +315,8 @@ impl Reader {
             Some("ReduceSum") => (Reduction::Sum, 1.0),
             _ => (Reduction::Sum, 1.0 / length as f64),
         };
-        let window = Window {
-            image: [outer as u32, length as u32],
-            channels: inner as u32,
-            kernel: [1, length as u32],
-            strides: [1; 2],
-            dilations: [1; 2],
-            before: [0; 2],
-            after: [0; 2],
-        };
+        let image = [outer as u32, length as u32];
+        let window = Window { kernel: [1, length as u32], ..Window::point(image, inner as u32) };
         let pool = FloatPool { window, reduction, scale };
         self.reduce_to(node, Operation::Pool(pool), value, &remaining)
     }

@@ -182,6 +182,24 @@ pub(crate) struct Trees {
 }
 
 impl Trees {
+    /// No trees yet.
+    pub(crate) fn new(base: Vec<i64>, sum_exponent: i32, finish: Finish) -> Trees {
+        Trees {
+            tree_nodes: vec![0],
+            roots: Vec::new(),
+            features: Vec::new(),
+            thresholds: Vec::new(),
+            when_true: Vec::new(),
+            when_false: Vec::new(),
+            leaf_entries: vec![0],
+            entry_targets: Vec::new(),
+            entry_values: Vec::new(),
+            base,
+            sum_exponent,
+            finish,
+        }
+    }
+
     pub(crate) fn trees(&self) -> usize {
         self.roots.len()
     }
@@ -270,6 +288,19 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// A kernel of one place at a time, without padding.
+    pub(crate) fn point(image: [u32; 2], channels: u32) -> Window {
+        Window {
+            image,
+            channels,
+            kernel: [1; 2],
+            strides: [1; 2],
+            dilations: [1; 2],
+            before: [0; 2],
+            after: [0; 2],
+        }
+    }
+
     /// Rows and columns of places. [`super::validate`] has checked that the kernel fits the padded image.
     pub(crate) fn places(&self) -> [usize; 2] {
         [0, 1].map(|axis| {

@@ -42,15 +42,7 @@ fn len(image: [u32; 2], channels: u32) -> usize {
 }
 
 fn window(choices: &mut Choices, image: [u32; 2], channels: u32) -> Window {
-    let mut window = Window {
-        image,
-        channels,
-        kernel: [1; 2],
-        strides: [1; 2],
-        dilations: [1; 2],
-        before: [0; 2],
-        after: [0; 2],
-    };
+    let mut window = Window::point(image, channels);
     for (axis, length) in image.into_iter().enumerate() {
         window.kernel[axis] = choices.between(1, i64::from(length).min(5)) as u32;
         if choices.below(4) == 0 {

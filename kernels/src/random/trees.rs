@@ -15,20 +15,8 @@ pub(crate) fn forest_of(choices: &mut Choices, largest: i64) -> Graph {
         (_, 3) => Finish::Logistic,
         _ => Finish::Sum,
     };
-    let mut trees = Trees {
-        tree_nodes: vec![0],
-        roots: Vec::new(),
-        features: Vec::new(),
-        thresholds: Vec::new(),
-        when_true: Vec::new(),
-        when_false: Vec::new(),
-        leaf_entries: vec![0],
-        entry_targets: Vec::new(),
-        entry_values: Vec::new(),
-        base: (0..targets).map(|_| choices.between(-1 << 40, 1 << 40)).collect(),
-        sum_exponent: 30,
-        finish,
-    };
+    let base = (0..targets).map(|_| choices.between(-1 << 40, 1 << 40)).collect();
+    let mut trees = Trees::new(base, 30, finish);
     for _ in 0..choices.between(1, 30) {
         let (start, nodes) = (trees.features.len() as i64, choices.between(0, largest));
         let mut leaf = |choices: &mut Choices| {

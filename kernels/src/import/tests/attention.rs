@@ -7,16 +7,6 @@ fn weights(seed: usize, count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7919 + seed * 1013) % 1009) as f32 / 1009.0 - 0.5).collect()
 }
 
-fn shape(name: &str, values: &[i64]) -> TensorProto {
-    TensorProto {
-        name: Some(name.into()),
-        dims: vec![values.len() as i64],
-        data_type: Some(data_type::INT64),
-        int64_data: values.to_vec(),
-        ..Default::default()
-    }
-}
-
 fn scalar(name: &str, value: f32) -> TensorProto {
     tensor(name, &[], &[value])
 }
@@ -55,8 +45,8 @@ fn attention() -> ModelProto {
     let initializers = vec![
         tensor("w", &[8, 24], &weights(1, 192)),
         tensor("b", &[24], &weights(2, 24)),
-        shape("heads", &[0, 0, 2, 4]),
-        shape("whole", &[0, -1]),
+        list("heads", &[0, 0, 2, 4]),
+        list("whole", &[0, -1]),
         scalar("root", 2.0),
         tensor("head", &[48, 2], &weights(3, 96)),
     ];
@@ -182,9 +172,9 @@ fn the_batch_may_be_part_of_a_dimension_between_two_reshapes() {
         node("MatMul", &["flat", "w"], &["y"]),
     ];
     let initializers = vec![
-        shape("together", &[6, -1, 4]),
-        shape("apart", &[-1, 2, 6, 4]),
-        shape("rows", &[0, -1]),
+        list("together", &[6, -1, 4]),
+        list("apart", &[-1, 2, 6, 4]),
+        list("rows", &[0, -1]),
         tensor("w", &[48, 2], &weights(3, 96)),
     ];
     let compiled = compiled(&model(nodes, initializers, &[6, 8], &["y"]), &spread(50, 48)).unwrap();

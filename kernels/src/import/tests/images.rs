@@ -7,16 +7,6 @@ fn numbers(seed: usize, count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0).collect()
 }
 
-fn integers(name: &str, values: &[i64]) -> TensorProto {
-    TensorProto {
-        name: Some(name.into()),
-        dims: vec![values.len() as i64],
-        data_type: Some(data_type::INT64),
-        int64_data: values.to_vec(),
-        ..Default::default()
-    }
-}
-
 /// Compiles, checks the error that the compiler reports, and compares one row's answers with what they should be.
 fn agrees(model: &ModelProto, rows: &npy::Array, expected: impl Fn(&[f32]) -> Vec<f32>) -> CompileReport {
     let compiled = compiled(model, rows).unwrap();
@@ -248,25 +238,25 @@ fn data_is_moved_as_onnx_moves_it() {
     };
     one(with(node("Transpose", &["x"], &["y"]), vec![ints("perm", &[0, 2, 1])]), vec![], &[0, 3, 1, 4, 2, 5]);
     let gather = with(node("Gather", &["x", "at"], &["y"]), vec![attribute("axis", |a| a.i = Some(2))]);
-    one(gather, vec![integers("at", &[-1, 0])], &[2, 0, 5, 3]);
+    one(gather, vec![list("at", &[-1, 0])], &[2, 0, 5, 3]);
     let slice = node("Slice", &["x", "start", "end", "axis", "step"], &["y"]);
     let bounds = |start: &[i64], end: &[i64], axis: &[i64], step: &[i64]| {
-        vec![integers("start", start), integers("end", end), integers("axis", axis), integers("step", step)]
+        vec![list("start", start), list("end", end), list("axis", axis), list("step", step)]
     };
     one(slice.clone(), bounds(&[0, 2], &[i64::MAX, -100], &[1, 2], &[1, -2]), &[2, 0, 5, 3]);
     one(slice, bounds(&[1], &[2], &[1], &[1]), &[3, 4, 5]);
     let pad = node("Pad", &["x", "pads", "value"], &["y"]);
     one(
         pad,
-        vec![integers("pads", &[0, 0, 1, 0, 1, 0]), tensor("value", &[], &[1.5])],
+        vec![list("pads", &[0, 0, 1, 0, 1, 0]), tensor("value", &[], &[1.5])],
         &[99, 0, 1, 2, 99, 3, 4, 5, 99, 99, 99, 99],
     );
     let concat = with(node("Concat", &["x", "x"], &["y"]), vec![attribute("axis", |a| a.i = Some(-1))]);
     one(concat, vec![], &[0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]);
     let reshape = node("Reshape", &["x", "shape"], &["y"]);
-    one(reshape, vec![integers("shape", &[0, 3, -1])], &[0, 1, 2, 3, 4, 5]);
+    one(reshape, vec![list("shape", &[0, 3, -1])], &[0, 1, 2, 3, 4, 5]);
     let expand = node("Expand", &["x", "shape"], &["y"]);
-    one(expand, vec![integers("shape", &[1, 2, 3])], &[0, 1, 2, 3, 4, 5]);
+    one(expand, vec![list("shape", &[1, 2, 3])], &[0, 1, 2, 3, 4, 5]);
     let split = with(node("Split", &["x"], &["a", "y", "b"]), vec![attribute("axis", |a| a.i = Some(2))]);
     one(split, vec![], &[1, 4]);
 }
@@ -354,8 +344,7 @@ fn shapes_of_the_batch_lead_back_to_it() {
         node("Reshape", &["x", "target"], &["r"]),
         node("MatMul", &["r", "w"], &["y"]),
     ];
-    let initializers =
-        vec![integers("zero", &[0]), integers("rest", &[6]), tensor("w", &[6, 2], &numbers(1, 12))];
+    let initializers = vec![list("zero", &[0]), list("rest", &[6]), tensor("w", &[6, 2], &numbers(1, 12))];
     let compiled = compiled(&model(nodes, initializers, &[2, 3], &["y"]), &spread(30, 6)).unwrap();
     assert_eq!(compiled.report.layers.len(), 1, "{:?}", compiled.report.layers);
 }
@@ -416,6 +405,6 @@ fn windows_and_moves_are_refused_by_what_is_wrong() {
     mixed.attribute = vec![ints("axes", &[0])];
     assert!(refused(mixed, vec![]).contains("contain the batch"));
     let grow = node("Expand", &["x", "shape"], &["y"]);
-    let shape = vec![integers("shape", &[1, 1 << 20, 1 << 20, 1, 1])];
+    let shape = vec![list("shape", &[1, 1 << 20, 1 << 20, 1, 1])];
     assert!(refused(grow, shape).contains("does not fit"));
 }

@@ -22,6 +22,20 @@ fn tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     }
 }
 
+fn integers(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
+    TensorProto {
+        name: Some(name.into()),
+        dims: dims.to_vec(),
+        data_type: Some(data_type::INT64),
+        int64_data: values.to_vec(),
+        ..Default::default()
+    }
+}
+
+fn list(name: &str, values: &[i64]) -> TensorProto {
+    integers(name, &[values.len() as i64], values)
+}
+
 fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let (domain, operator) = operator.rsplit_once('.').unwrap_or(("", operator));
@@ -139,13 +153,7 @@ fn a_pipeline_of_scaler_layers_residual_and_reshape_is_accurate() {
         node("Mul", &["g3", "three"], &["g4"]),
         node("Reshape", &["g4", "shape"], &["y"]),
     ];
-    let shape = TensorProto {
-        name: Some("shape".into()),
-        dims: vec![2],
-        data_type: Some(data_type::INT64),
-        int64_data: vec![-1, 2],
-        ..Default::default()
-    };
+    let shape = integers("shape", &[2], &[-1, 2]);
     let initializers = vec![
         tensor("w1", &[4, 8], &weights(1, 32)),
         tensor("b1", &[8], &weights(2, 8)),

@@ -8,13 +8,6 @@ fn recurrent(operator: &str, outputs: &[&str], mut after: Vec<NodeProto>, initia
     let weights = |seed: usize, count: usize| -> Vec<f32> {
         (0..count).map(|i| ((i * 37 + seed * 11) % 101) as f32 / 100.0 - 0.5).collect()
     };
-    let integers = |name: &str, dims: &[i64], values: &[i64]| TensorProto {
-        name: Some(name.into()),
-        dims: dims.to_vec(),
-        data_type: Some(data_type::INT64),
-        int64_data: values.to_vec(),
-        ..Default::default()
-    };
     let mut turn = node("Transpose", &["x"], &["turned"]);
     turn.attribute = vec![ints("perm", &[1, 0, 2])];
     let states: &[&str] = if operator == "LSTM" { &["", "h0", "c0"] } else { &["", "h0"] };
