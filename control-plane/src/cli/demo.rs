@@ -14,8 +14,9 @@ use haca_control_plane::shipped::{SHIPPED, Shipped};
 use haca_dataplane::{Config, Node};
 use haca_kernels::Model;
 use haca_kernels::import::{self, CompileOptions};
+use haca_kernels::npy::Array;
 use haca_verifier::audit::Auditor;
-use haca_verifier::receipt::{self, Given};
+use haca_verifier::receipt::{self, CheckProof, Given};
 use haca_verifier::{Policy, Rows, Trust, Verdict};
 use haca_wire::connect::Connect;
 use haca_wire::receipt::ReceiptFile;
@@ -181,7 +182,7 @@ fn demonstrate(
 fn verify(
     shipped: &Shipped,
     model: &Arc<Model>,
-    answered: &haca_kernels::npy::Array,
+    answered: &Array,
     answers: &Answers,
     session: &Session,
     connect: &Connect,
@@ -191,32 +192,55 @@ fn verify(
     let ids: Vec<_> = answers.iter().map(|answer| answer.leaf.request).collect();
     let states = session.call(client.await_receipts(Stage::Checkpointed, &ids))?;
 
-    let trust = Trust::from_connect(connect)?;
-    let input = shipped.input()?;
-    let rows = |name: &str, dims: &[u32], array: &haca_kernels::npy::Array| {
-        Rows::new(Path::new(name), dims, array.rows(), &array.data)
-    };
-    let (inputs, outputs) =
-        (rows("input", model.input_shape(), &input)?, rows("output", model.output_shape(), answered)?);
-    let given = Given {
-        trust: Some(&trust),
-        policy: Policy { accept_development: true },
-        input: Some(&inputs),
-        output: Some(&outputs),
-        model: Some(ModelId(model.id())),
-        key: None,
-    };
-    let mut auditor = Auditor::new(Arc::clone(model));
+    let mut checks = Checks::new(model, connect, &shipped.input()?, answered)?;
     let bar = progress::bar(answers.len() as u64, "verifying");
     for (answer, state) in answers.iter().zip(&states) {
-        let file: ReceiptFile = client.receipt_file(&answer.receipt, Some(state), None)?;
-        let mut rerun = |_: usize, row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
-        let report = receipt::check_bytes(&file.encode(), &given, Some(&mut rerun), None);
-        ensure!(report.verdict() == Verdict::Held, "a receipt does not hold:\n{report}");
+        checks.hold(&client.receipt_file(&answer.receipt, Some(state), None)?, None)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(answers.len())
+}
+
+/// What receipts of one model are checked against, as `haca verify --strict` does.
+struct Checks {
+    trust: Trust,
+    model: ModelId,
+    inputs: Rows,
+    outputs: Rows,
+    auditor: Auditor,
+}
+
+impl Checks {
+    fn new(model: &Arc<Model>, connect: &Connect, inputs: &Array, outputs: &Array) -> anyhow::Result<Self> {
+        let rows = |name: &str, dims: &[u32], array: &Array| {
+            Rows::new(Path::new(name), dims, array.rows(), &array.data)
+        };
+        Ok(Self {
+            trust: Trust::from_connect(connect)?,
+            model: ModelId(model.id()),
+            inputs: rows("input", model.input_shape(), inputs)?,
+            outputs: rows("output", model.output_shape(), outputs)?,
+            auditor: Auditor::new(Arc::clone(model)),
+        })
+    }
+
+    /// Fails unless every check of the file's bytes holds.
+    fn hold(&mut self, file: &ReceiptFile, check_proof: Option<CheckProof<'_>>) -> anyhow::Result<()> {
+        let Self { trust, model, inputs, outputs, auditor } = self;
+        let given = Given {
+            trust: Some(trust),
+            policy: Policy::DEVELOPMENT,
+            input: Some(inputs),
+            output: Some(outputs),
+            model: Some(*model),
+            key: None,
+        };
+        let mut rerun = |_: usize, row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
+        let report = receipt::check_bytes(&file.encode(), &given, Some(&mut rerun), check_proof);
+        ensure!(report.verdict() == Verdict::Held, "a receipt does not hold:\n{report}");
+        Ok(())
+    }
 }
 
 /// The largest difference as a share of the reference's range.

@@ -71,13 +71,12 @@ impl LogView {
     /// Waits until the log holds leaves of these ids durably or is known not to; where each is, and its hash: somebody
     /// may have taken the id for a request. `None` if the service is to stop, or the log answers nobody now.
     pub(super) fn settled(&self, ids: &[RequestId]) -> Option<Vec<Option<(u64, Digest)>>> {
-        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let (sender, receiver) = crossbeam_channel::bounded::<ReceiptStates>(1);
         let reply = move |states| drop(sender.send(states));
         self.handle.await_receipts(ids.to_vec(), Stage::Durable, Box::new(reply)).ok()?;
         loop {
             match receiver.recv_timeout(NAP) {
                 Ok(states) => {
-                    let states: ReceiptStates = states;
                     let place = |entry: &LogEntry| {
                         (entry.outcome == LogOutcome::Logged).then_some((entry.index, entry.leaf_hash))
                     };

@@ -191,7 +191,7 @@ impl Services {
             let (store, backlog, metrics) = (Arc::clone(&store), Arc::clone(&backlog), Arc::clone(&metrics));
             let workbench = Workbench::new(models.clone(), &keys, max);
             let announced = self.announced;
-            spawn("prover", shards.clone(), threads, move |pool| {
+            spawn_with_pool("prover", shards.clone(), threads, move |pool| {
                 ProverThread { at: from, log, store, workbench, pool, backlog, metrics, announced, recorded }
                     .run();
             })?
@@ -200,14 +200,14 @@ impl Services {
             let log = EventLog::new(view(), for_verifier);
             let (store, metrics, key) = (Arc::clone(&store), Arc::clone(&metrics), self.key);
             let (recorded, known) = (has_recorded, verifier::Known::default());
-            spawn("verifier", shards.clone(), 1, move |pool| {
+            spawn_with_pool("verifier", shards.clone(), 1, move |pool| {
                 VerifierThread { log, store, models, key, pool, metrics, recorded, judged, known }.run();
             })?
         };
         let desk = {
             let log = view();
             let (asked, judged) = (self.asked, has_judged);
-            spawn("proof-desk", shards, 1, move |_| {
+            spawn("proof-desk", shards, move || {
                 DeskThread { log, store, asked, judged, waits: Vec::new() }.run();
             })?
         };
@@ -278,8 +278,21 @@ fn left_over(log: &LogHandle, from: OpeningPosition, until: OpeningPosition) -> 
     count
 }
 
-/// Starts a service's thread with a pool of its own, both of low priority.
+/// Starts a service's thread, of low priority.
 fn spawn(
+    service: &'static str,
+    shards: Vec<usize>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, ProvingError> {
+    let thread = std::thread::Builder::new().name(service.to_owned()).spawn(move || {
+        background::yield_cores(&shards);
+        run();
+    });
+    thread.map_err(|source| ProvingError::Thread { service, source })
+}
+
+/// The same with a pool of its own, whose threads inherit the priority.
+fn spawn_with_pool(
     service: &'static str,
     shards: Vec<usize>,
     threads: usize,
@@ -287,9 +300,7 @@ fn spawn(
 ) -> Result<JoinHandle<()>, ProvingError> {
     let failed = move |source| ProvingError::Thread { service, source };
     let (ready, is_ready) = bounded(1);
-    let thread = std::thread::Builder::new().name(service.to_owned()).spawn(move || {
-        // Threads inherit both from the one that starts them.
-        background::yield_cores(&shards);
+    let thread = spawn(service, shards, move || {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |index| format!("{service}-{index}"))
@@ -301,8 +312,7 @@ fn spawn(
             }
             Err(error) => drop(ready.send(Err(std::io::Error::other(error)))),
         }
-    });
-    let thread = thread.map_err(failed)?;
+    })?;
     match is_ready.recv() {
         Ok(Ok(())) => Ok(thread),
         Ok(Err(source)) => Err(failed(source)),

@@ -1,6 +1,5 @@
 //! The demo's part in mode `zk`: rows one after the other, each from its answer to its verified proof and offline check.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,16 +8,14 @@ use haca_client::LoggedProof;
 use haca_control_plane::shipped::Shipped;
 use haca_kernels::Model;
 use haca_kernels::npy::Array;
-use haca_verifier::audit::Auditor;
-use haca_verifier::receipt::{self, Given};
 use haca_verifier::zk::{Circuit, Proof, ProofChecker};
-use haca_verifier::{Policy, Rows, Trust, Verdict};
 use haca_wire::connect::Connect;
 use haca_wire::receipt::ReceiptProof;
 use haca_wire::vocabulary::ProofOutcome;
-use haca_wire::{Leaf, Mode, ModelId, Stage};
+use haca_wire::{Leaf, Mode, Stage};
 use serde_json::{Value, json};
 
+use super::Checks;
 use crate::cli::infer::percentile;
 use crate::cli::session::Session;
 use crate::cli::{output, progress};
@@ -59,8 +56,6 @@ pub(super) fn demonstrate(
         proofs: Vec::new(),
         checks: Vec::new(),
     };
-    let trust = Trust::from_connect(connect)?;
-    let mut auditor = Auditor::new(Arc::clone(model));
     let checker = ProofChecker::new(Some(Arc::clone(model)));
     let bar = progress::bar(rows as u64, "proving");
     for row in 0..rows {
@@ -83,28 +78,14 @@ pub(super) fn demonstrate(
                 .concat(),
             data: answer.output.to_f32().unwrap_or_default(),
         };
-        let rows = |name: &str, dims: &[u32], array: &Array| {
-            Rows::new(Path::new(name), dims, array.rows(), &array.data)
-        };
-        let inputs = rows("input", model.input_shape(), &row)?;
-        let outputs = rows("output", model.output_shape(), &outputs)?;
-        let given = Given {
-            trust: Some(&trust),
-            policy: Policy { accept_development: true },
-            input: Some(&inputs),
-            output: Some(&outputs),
-            model: Some(ModelId(model.id())),
-            key: None,
-        };
-        let mut rerun = |_: usize, row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
+        let mut checks = Checks::new(model, connect, &row, &outputs)?;
         let mut check = |leaf: &Leaf, carried: &ReceiptProof, row: Option<&[u8]>| {
             let began = Instant::now();
             let outcome = checker.check(leaf, carried, row);
             line.checks.push(began.elapsed());
             outcome
         };
-        let report = receipt::check_bytes(&file.encode(), &given, Some(&mut rerun), Some(&mut check));
-        ensure!(report.verdict() == Verdict::Held, "a receipt does not hold:\n{report}");
+        checks.hold(&file, Some(&mut check))?;
         bar.inc(1);
     }
     bar.finish_and_clear();
