@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
+mod log_signer;
 mod tool;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::SigningKey;
 use haca_kernels::npy::{self, Array};
 use haca_kernels::{Executor, Model};
 use haca_verifier::zk::{Binding, Circuit, Prover, eip2537::Calls, export::Export, setup};
@@ -18,40 +19,20 @@ use haca_wire::merkle::{self, BatchTree};
 use haca_wire::receipt::{Inclusion, Receipt, ReceiptFile, ReceiptProof};
 use haca_wire::sign::NodeKey;
 use haca_wire::{Digest, Dtype, Leaf, Mode, ModelId, PayerId, RequestId, SessionId, tensor};
+use log_signer::{LogSigner, ORIGIN};
 use rand_core::OsRng;
 use tempfile::TempDir;
 use tool::{Ran, haca, shipped};
 
-const ORIGIN: &str = "haca.example/log";
-
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/golden").join(name)
-}
-
-struct LogSigner(SigningKey);
-
-impl signed_note::Signer for LogSigner {
-    fn name(&self) -> &str {
-        ORIGIN
-    }
-
-    fn key_id(&self) -> u32 {
-        signed_note::key_id(ORIGIN, &[&[1], &self.0.verifying_key().to_bytes()[..]].concat())
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, ed25519_dalek::SignatureError> {
-        Ok(self.0.sign(message).to_bytes().to_vec())
-    }
 }
 
 /// The places of three leaves in a log that holds nothing else.
 fn logged(log: &LogSigner, leaves: [Digest; 3]) -> [Inclusion; 3] {
     let mut tree = BatchTree::with_capacity(leaves.len());
     let root = tree.build(&leaves);
-    let text = tlog_tiles::Checkpoint::new(ORIGIN, 3, tlog_tiles::Hash(root.0), "").unwrap();
-    let mut note = signed_note::Note::new(&text.to_bytes(), &[]).unwrap();
-    note.add_sigs(&[log]).unwrap();
-    let checkpoint = String::from_utf8(note.to_bytes()).unwrap();
+    let checkpoint = log.checkpoint(3, &root);
     [0, 1, 2].map(|index| {
         let mut path = Vec::new();
         tree.path(index, &mut path);

@@ -49,6 +49,25 @@ impl Node {
     fn push(&self, model: &Path, name: &str) {
         haca!("model", "push", model, "--name", name, "--connect", self.connect()).done();
     }
+
+    /// Every check of every receipt holds.
+    fn verify_strictly(&self, receipts: &Path, model: &Path, rows: &Path, answers: &Path) {
+        let keys = self.connect();
+        haca!(
+            "verify",
+            receipts,
+            "--connect-keys",
+            keys,
+            "--model",
+            model,
+            "--input",
+            rows,
+            "--output",
+            answers,
+            "--strict",
+        )
+        .done();
+    }
 }
 
 impl Drop for Node {
@@ -90,20 +109,7 @@ fn a_pushed_model_answers_as_it_does_offline_and_its_receipts_hold() {
     let offline = node.path("offline.npy");
     haca!("model", "run", model, "--input", rows, "-o", offline).done();
     assert_eq!(std::fs::read(&answers).expect("answers"), std::fs::read(&offline).expect("answers"));
-    haca!(
-        "verify",
-        receipts,
-        "--connect-keys",
-        node.connect(),
-        "--model",
-        model,
-        "--input",
-        rows,
-        "--output",
-        answers,
-        "--strict",
-    )
-    .done();
+    node.verify_strictly(&receipts, &model, &rows, &answers);
 }
 
 /// Each window of the shipped rows, step by step, gives at its last step what the whole window gives, and the receipts of
@@ -227,20 +233,7 @@ fn answers_of_mode_zk_are_proven_and_their_proofs_hold_offline() {
         "--json",
     );
     assert_eq!(said.json()["proofs"]["proved"], 3, "{}", said.stdout);
-    haca!(
-        "verify",
-        receipts,
-        "--connect-keys",
-        connect,
-        "--model",
-        model,
-        "--input",
-        rows,
-        "--output",
-        answers,
-        "--strict",
-    )
-    .done();
+    node.verify_strictly(&receipts, &model, &rows, &answers);
     let exported = node.path("proof.json");
     haca!("zk", "export", node.path("receipts/1.receipt"), "--model", model, "--input", rows, "-o", exported)
         .done();

@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
+mod log_signer;
 mod tool;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::SigningKey;
 use haca_kernels::npy::{self, Array};
 use haca_wire::connect::Connect;
 use haca_wire::evidence::{self, Binding, DevelopmentEvidence};
@@ -15,10 +16,10 @@ use haca_wire::merkle::{self, BatchTree};
 use haca_wire::receipt::{Inclusion, Receipt, ReceiptFile};
 use haca_wire::sign::NodeKey;
 use haca_wire::{Digest, Dtype, Leaf, Mode, ModelId, PayerId, RequestId, SessionId, tensor};
+use log_signer::{LogSigner, ORIGIN};
 use tempfile::TempDir;
 use tool::{Ran, haca, shipped};
 
-const ORIGIN: &str = "haca.example/log";
 const BATCH: usize = 16;
 
 /// A directory with everything an auditor can be handed: receipts, keys, model, inputs and outputs.
@@ -71,29 +72,6 @@ fn path_in(tree: &BatchTree, index: usize) -> Vec<Digest> {
 }
 
 /// The C2SP signed note over a tree head, made from its specification.
-fn checkpoint(log: &LogSigner, size: usize, root: &Digest) -> String {
-    let text = tlog_tiles::Checkpoint::new(ORIGIN, size as u64, tlog_tiles::Hash(root.0), "").unwrap();
-    let mut note = signed_note::Note::new(&text.to_bytes(), &[]).unwrap();
-    note.add_sigs(&[log]).unwrap();
-    String::from_utf8(note.to_bytes()).unwrap()
-}
-
-struct LogSigner(SigningKey);
-
-impl signed_note::Signer for LogSigner {
-    fn name(&self) -> &str {
-        ORIGIN
-    }
-
-    fn key_id(&self) -> u32 {
-        signed_note::key_id(ORIGIN, &[&[1], &self.0.verifying_key().to_bytes()[..]].concat())
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, ed25519_dalek::SignatureError> {
-        Ok(self.0.sign(message).to_bytes().to_vec())
-    }
-}
-
 /// Compiles the shipped perceptron, runs it on its rows, and makes the receipt of every answer.
 fn handed() -> Handed {
     let dir = TempDir::new().unwrap();
@@ -145,7 +123,7 @@ fn handed() -> Handed {
     let leaves: Vec<Leaf> = inputs.iter().zip(&outputs).enumerate().map(leaf).collect();
     let leaf_hashes: Vec<Digest> = leaves.iter().map(Leaf::hash).collect();
     let mut logged = BatchTree::with_capacity(leaves.len());
-    let checkpoint = checkpoint(&log, leaves.len(), &logged.build(&leaf_hashes));
+    let checkpoint = log.checkpoint(leaves.len() as u64, &logged.build(&leaf_hashes));
     let mut files = Vec::new();
     for (batch, hashes) in leaf_hashes.chunks(BATCH).enumerate() {
         let mut tree = BatchTree::with_capacity(BATCH);

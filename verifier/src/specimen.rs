@@ -12,7 +12,8 @@ use haca_wire::sign::NodeKey;
 use haca_wire::{Digest, Dtype, Leaf, Mode, ModelId, PayerId, RequestId, SessionId, tensor};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Rows, Trust};
+use crate::receipt::Given;
+use crate::{Policy, Rows, Trust};
 
 pub(crate) const LOG_NAME: &str = "haca.example/log";
 pub(crate) const MODEL: ModelId = ModelId([5; 32]);
@@ -82,6 +83,30 @@ pub(crate) fn connect() -> Connect {
 
 pub(crate) fn trust() -> Trust {
     Trust::from_connect(&connect()).unwrap()
+}
+
+/// Everything a verifier can have.
+pub(crate) struct Shelf {
+    pub(crate) trust: Trust,
+    pub(crate) input: Rows,
+    pub(crate) output: Rows,
+}
+
+impl Shelf {
+    pub(crate) fn new() -> Shelf {
+        Shelf { trust: trust(), input: inputs(), output: outputs() }
+    }
+
+    pub(crate) fn given(&self) -> Given<'_> {
+        Given {
+            trust: Some(&self.trust),
+            policy: Policy::DEVELOPMENT,
+            input: Some(&self.input),
+            output: Some(&self.output),
+            model: Some(MODEL),
+            key: None,
+        }
+    }
 }
 
 /// The path of the leaf with this hash as one of five leaves, and the root.

@@ -6,35 +6,11 @@ use super::*;
 use crate::report::Verdict;
 use crate::specimen;
 
-/// Everything a verifier can have.
-struct Shelf {
-    trust: Trust,
-    input: Rows,
-    output: Rows,
-}
-
-impl Shelf {
-    fn new() -> Shelf {
-        Shelf { trust: specimen::trust(), input: specimen::inputs(), output: specimen::outputs() }
-    }
-
-    fn given(&self) -> Given<'_> {
-        Given {
-            trust: Some(&self.trust),
-            policy: Policy::DEVELOPMENT,
-            input: Some(&self.input),
-            output: Some(&self.output),
-            model: Some(specimen::MODEL),
-            key: None,
-        }
-    }
-}
-
 const NOTHING: Given<'_> =
     Given { trust: None, policy: Policy::DEVELOPMENT, input: None, output: None, model: None, key: None };
 
 fn full(file: &ReceiptFile) -> Report {
-    check(file, &Shelf::new().given(), Some(&mut specimen::rerun), None)
+    check(file, &specimen::Shelf::new().given(), Some(&mut specimen::rerun), None)
 }
 
 /// Asserts that exactly these checks failed.
@@ -115,7 +91,7 @@ fn evidence_that_the_leaf_does_not_name_fails() {
 
 #[test]
 fn the_production_policy_refuses_development_evidence_whoever_issued_it() {
-    let (shelf, file) = (Shelf::new(), specimen::file_of(&specimen::leaf()));
+    let (shelf, file) = (specimen::Shelf::new(), specimen::file_of(&specimen::leaf()));
     for trust in [Some(&shelf.trust), None] {
         let given = Given { policy: Policy::PRODUCTION, trust, ..shelf.given() };
         assert_failed(&check(&file, &given, Some(&mut specimen::rerun), None), &[Check::Evidence]);
@@ -124,7 +100,7 @@ fn the_production_policy_refuses_development_evidence_whoever_issued_it() {
 
 #[test]
 fn a_receipt_of_another_node_fails_by_its_key() {
-    let mut shelf = Shelf::new();
+    let mut shelf = specimen::Shelf::new();
     shelf.trust.node_key = NodeId([1; 32]);
     let file = specimen::file_of(&specimen::leaf());
     assert_failed(&check(&file, &shelf.given(), Some(&mut specimen::rerun), None), &[Check::NodeKey]);
@@ -133,7 +109,7 @@ fn a_receipt_of_another_node_fails_by_its_key() {
 #[test]
 fn evidence_is_reported_with_the_word_development() {
     let file = specimen::file_of(&specimen::leaf());
-    for given in [NOTHING, Shelf::new().given()] {
+    for given in [NOTHING, specimen::Shelf::new().given()] {
         for policy in [Policy::DEVELOPMENT, Policy::PRODUCTION] {
             let report = check(&file, &Given { policy, ..given }, None, None);
             let (Outcome::Held(text) | Outcome::Failed(text) | Outcome::NotChecked { why: text, .. }) =
@@ -157,7 +133,7 @@ fn a_proof_of_another_leaf_or_another_tree_fails() {
 
 #[test]
 fn an_input_output_or_model_that_is_not_at_hand_fails() {
-    let shelf = Shelf::new();
+    let shelf = specimen::Shelf::new();
     let file = specimen::file_of(&specimen::leaf());
     let given = Given { input: Some(&shelf.output), ..shelf.given() };
     let report = check(&file, &given, Some(&mut specimen::rerun), None);
@@ -183,7 +159,8 @@ fn the_answer_to_another_row_fails_although_both_are_at_hand() {
 #[test]
 fn a_model_that_refuses_the_row_fails_with_its_reason() {
     let file = specimen::file_of(&specimen::leaf());
-    let report = check(&file, &Shelf::new().given(), Some(&mut |_, _| Err("element 3 is NaN".into())), None);
+    let report =
+        check(&file, &specimen::Shelf::new().given(), Some(&mut |_, _| Err("element 3 is NaN".into())), None);
     assert_failed(&report, &[Check::ReExecution]);
     assert!(matches!(report.outcome(Check::ReExecution), Outcome::Failed(reason) if reason.contains("NaN")));
 }
@@ -195,7 +172,7 @@ fn tensor_hash(rows: &Rows, index: usize) -> Digest {
 /// A FlatBuffer has some bytes that say nothing (padding). A change of any other byte is seen.
 #[test]
 fn no_single_byte_of_a_file_can_be_changed_unseen() {
-    let (file, shelf) = (specimen::file_of(&specimen::leaf()), Shelf::new());
+    let (file, shelf) = (specimen::file_of(&specimen::leaf()), specimen::Shelf::new());
     let mut bytes = file.encode();
     for at in 0..bytes.len() {
         bytes[at] ^= 0x41;
@@ -214,7 +191,7 @@ proptest! {
         let mut bytes = file.encode();
         let at = at.index(bytes.len());
         bytes[at] ^= change;
-        let report = check_bytes(&bytes, &Shelf::new().given(), Some(&mut specimen::rerun), None);
+        let report = check_bytes(&bytes, &specimen::Shelf::new().given(), Some(&mut specimen::rerun), None);
         if report.verdict() == Verdict::Held {
             prop_assert_eq!(ReceiptFile::decode(&bytes), Ok(file), "byte {} was changed", at);
         }
@@ -248,7 +225,7 @@ proptest! {
     #[test]
     fn any_bytes_get_a_report(bytes in prop::collection::vec(any::<u8>(), 0..600), magic: bool) {
         let magic: &[u8] = if magic { haca_wire::receipt::FILE_MAGIC } else { &[] };
-        let report = check_bytes(&[magic, &bytes].concat(), &Shelf::new().given(), None, None);
+        let report = check_bytes(&[magic, &bytes].concat(), &specimen::Shelf::new().given(), None, None);
         prop_assert_ne!(report.verdict(), Verdict::Held);
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::attestation::Policy;
 use crate::receipt::check;
 use crate::report::{Check, Report, Verdict};
-use crate::{Rows, specimen};
+use crate::specimen;
 
 const KEY: [u8; 3] = [1, 2, 3];
 
@@ -22,31 +22,8 @@ fn holds(_: &Leaf, carried: &ReceiptProof, row: Option<&[u8]>) -> Result<ProofKe
     Ok(ProofKey { development: true })
 }
 
-struct Shelf {
-    trust: Trust,
-    input: Rows,
-    output: Rows,
-}
-
-impl Shelf {
-    fn new() -> Shelf {
-        Shelf { trust: specimen::trust(), input: specimen::inputs(), output: specimen::outputs() }
-    }
-
-    fn given(&self) -> Given<'_> {
-        Given {
-            trust: Some(&self.trust),
-            policy: Policy::DEVELOPMENT,
-            input: Some(&self.input),
-            output: Some(&self.output),
-            model: Some(specimen::MODEL),
-            key: None,
-        }
-    }
-}
-
 fn full(file: &ReceiptFile) -> Report {
-    report(file, &Shelf::new().given())
+    report(file, &specimen::Shelf::new().given())
 }
 
 fn report(file: &ReceiptFile, given: &Given<'_>) -> Report {
@@ -106,7 +83,7 @@ fn a_proof_of_a_receipt_of_another_mode_fails_and_none_is_claimed() {
 
 #[test]
 fn what_is_missing_is_named() {
-    let shelf = Shelf::new();
+    let shelf = specimen::Shelf::new();
     let bare = ReceiptFile { proof: None, ..file() };
     for check in [Check::Proof, Check::Verdict] {
         assert_unchecked(&full(&bare), check, "--wait proved");
@@ -135,7 +112,7 @@ fn what_is_missing_is_named() {
 
 #[test]
 fn what_can_be_checked_without_the_model_is() {
-    let shelf = Shelf::new();
+    let shelf = specimen::Shelf::new();
     let given = Given { model: None, ..shelf.given() };
     let mut malformed = |_: &Leaf, _: &ReceiptProof, _: Option<&[u8]>| Err("point A is the identity".into());
     let report = check(&file(), &given, None, Some(&mut malformed));
@@ -154,7 +131,7 @@ fn a_proof_of_another_receipt_or_with_another_key_fails() {
 
 #[test]
 fn the_production_policy_refuses_a_development_key() {
-    let shelf = Shelf::new();
+    let shelf = specimen::Shelf::new();
     let given = Given { policy: Policy::PRODUCTION, ..shelf.given() };
     assert_failed(&report(&file(), &given), Check::Proof, "development key");
     let given = Given { input: None, ..given };
@@ -164,7 +141,7 @@ fn the_production_policy_refuses_a_development_key() {
 
 #[test]
 fn a_key_of_a_ceremony_must_be_given_and_one_of_development_be_named_by_the_log() {
-    let shelf = Shelf::new();
+    let shelf = specimen::Shelf::new();
     let mut ceremony = |_: &Leaf, _: &ReceiptProof, _: Option<&[u8]>| Ok(ProofKey { development: false });
     let mut with = |key| {
         let given = Given { policy: Policy::PRODUCTION, key, ..shelf.given() };
@@ -241,6 +218,6 @@ fn events_that_are_not_in_the_trusted_log_fail() {
     let root = crate::TreeHead::read_unverified(&inclusion.checkpoint).unwrap().root;
     inclusion.checkpoint = specimen::sign_checkpoint("other.example/log", 5, &root);
     assert_failed(&full(&other), Check::Verdict, "the verdict's place in the log");
-    let untrusting = report(&other, &Given { trust: None, ..Shelf::new().given() });
+    let untrusting = report(&other, &Given { trust: None, ..specimen::Shelf::new().given() });
     assert_unchecked(&untrusting, Check::Verdict, "--connect-keys");
 }
