@@ -214,7 +214,8 @@ fn seconds(text: &str) -> Result<f64, String> {
     if (0.01..=3600.0).contains(&value) { Ok(value) } else { Err("between 0.01 and 3600 seconds".into()) }
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+/// Reads a number of requests per second.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("{text:?} is not a rate"))?;
     if (1.0..=1e8).contains(&value) { Ok(value) } else { Err("between 1 and 100,000,000 requests/s".into()) }
 }

@@ -1,5 +1,5 @@
 //! Our side: requests of the wire protocol, pipelined on one stream of each connection, every answer with its
-//! signed receipt.
+//! signed receipt. Where proofs are asked for, some of the requests are of mode `zk`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use haca_wire::message::session::{Hello, Welcome};
 use haca_wire::message::{Encoder, Refusal};
 use haca_wire::receipt::Receipt;
 use haca_wire::tensor::{Shape, TensorView};
+use haca_wire::vocabulary::Status;
 use haca_wire::{ALPN, Digest, Dtype, Mode, NodeId, PROTOCOL_VERSION, RequestId};
 use quinn_proto::{Connection, Dir, StreamEvent, StreamId, WriteError};
 
@@ -33,28 +34,34 @@ const FRAME_LIMIT: usize = 64 << 10;
 /// client.
 const SAMPLE_EVERY: u64 = 1024;
 
-/// Runs `plan` against a node, a connection for each lane.
+/// Runs `plan` against a node, a connection for each lane. With `zk_every`, one request of so many on each connection is
+/// of mode `zk`; the node may refuse these as overloaded. Returns the ids of those that it answered, and how many it
+/// refused.
 ///
 /// # Errors
 /// When the node cannot be reached, refuses a request, answers wrongly, or gives a receipt that does not hold.
-pub(super) fn load(process: &ServerProcess, plan: Plan) -> anyhow::Result<Run> {
+pub(super) fn load(
+    process: &ServerProcess,
+    plan: Plan,
+    zk_every: Option<u64>,
+) -> anyhow::Result<(Run, ToProve)> {
     let Endpoint { address, pin } = process.announcement().parse()?;
     let config = quic::client_config(pin.context("the node announced no certificate")?, ALPN)?;
     let shipped = Shipped::load(TOLERANCE)?;
     let questions = Questions::new(&shipped)?;
-    let kept = RefCell::new(Vec::new());
-    let run = drive(address, &config, &questions, &kept, process, plan)?;
-    let kept = kept.into_inner();
+    let taken = Taken { zk_every, kept: RefCell::default(), to_prove: RefCell::default() };
+    let run = drive(address, &config, &questions, &taken, process, plan)?;
+    let kept = taken.kept.into_inner();
     anyhow::ensure!(!kept.is_empty(), "the run was too short to keep a single receipt");
     kept.iter().try_for_each(|kept| kept.verify(&questions))?;
-    Ok(run)
+    Ok((run, taken.to_prove.into_inner()))
 }
 
 fn drive(
     address: SocketAddrV4,
     config: &quinn_proto::ClientConfig,
     questions: &Questions<'_>,
-    kept: &RefCell<Vec<Kept>>,
+    taken: &Taken,
     process: &ServerProcess,
     plan: Plan,
 ) -> anyhow::Result<Run> {
@@ -62,7 +69,7 @@ fn drive(
     let mut client =
         quic::Client::connect(address, config, Sockets::OnePerConnection, plan.lanes, |connection| {
             session += 1;
-            Session::open(connection, session, questions, kept)
+            Session::open(connection, session, questions, taken)
         })?;
     client::drive(&mut client, process, plan)
 }
@@ -86,6 +93,23 @@ impl<'a> Questions<'a> {
     fn tensor(&self, row: usize) -> TensorView<'_> {
         TensorView { dtype: Dtype::F32, shape: self.shape, data: &self.rows[row] }
     }
+}
+
+/// What the sessions of a run share, and leave behind.
+#[derive(Debug)]
+struct Taken {
+    zk_every: Option<u64>,
+    kept: RefCell<Vec<Kept>>,
+    to_prove: RefCell<ToProve>,
+}
+
+/// Requests of mode `zk`.
+#[derive(Debug, Default)]
+pub(super) struct ToProve {
+    /// Those that were answered: each is to have its proof.
+    pub(super) answered: Vec<RequestId>,
+    /// How many were refused as overloaded.
+    pub(super) refused: u64,
 }
 
 /// A receipt to be verified after the run.
@@ -119,7 +143,7 @@ struct Asked {
 /// One session, on one stream.
 struct Session<'a> {
     questions: &'a Questions<'a>,
-    kept: &'a RefCell<Vec<Kept>>,
+    taken: &'a Taken,
     number: u64,
     stream: StreamId,
     reader: FrameReader,
@@ -138,7 +162,7 @@ impl<'a> Session<'a> {
         connection: &mut Connection,
         number: u64,
         questions: &'a Questions<'a>,
-        kept: &'a RefCell<Vec<Kept>>,
+        taken: &'a Taken,
     ) -> anyhow::Result<Self> {
         let stream = connection.streams().open(Dir::Bi).context("the node allows no stream")?;
         let (mut encoder, mut outgoing) = (Encoder::new(), Vec::new());
@@ -146,7 +170,7 @@ impl<'a> Session<'a> {
         Hello { protocol_version: PROTOCOL_VERSION, software }.encode(&mut encoder, &mut outgoing);
         Ok(Self {
             questions,
-            kept,
+            taken,
             number,
             stream,
             reader: FrameReader::new(FRAME_LIMIT),
@@ -164,6 +188,13 @@ impl<'a> Session<'a> {
         id[..8].copy_from_slice(&self.number.to_le_bytes());
         id[8..].copy_from_slice(&sequence.to_le_bytes());
         RequestId(id)
+    }
+
+    fn mode(&self, sequence: u64) -> Mode {
+        match self.taken.zk_every {
+            Some(every) if sequence.is_multiple_of(every) => Mode::Zk,
+            _ => Mode::Tee,
+        }
     }
 
     /// Whether `id` is one of ours that has no answer yet; if so, which.
@@ -185,14 +216,24 @@ impl<'a> Session<'a> {
         let response = Response::decode(payload)?;
         let (sequence, asked) =
             self.take_asked(response.id).context("the node answered a request that nobody waits for")?;
-        let (output, receipt) = response.result.map_err(refused)?;
+        let mode = self.mode(sequence);
+        let (output, receipt) = match response.result {
+            Err(refusal) if mode == Mode::Zk && refusal.status == Status::Overloaded => {
+                self.taken.to_prove.borrow_mut().refused += 1;
+                return Ok(asked.intended);
+            }
+            result => result.map_err(refused)?,
+        };
+        if mode == Mode::Zk {
+            self.taken.to_prove.borrow_mut().answered.push(response.id);
+        }
         anyhow::ensure!(output.dtype == Dtype::F32, "the node answered in {} instead of f32", output.dtype);
         let values = output.data.as_chunks().0.iter();
         self.questions.shipped.check(asked.row, values.map(|bytes| f32::from_le_bytes(*bytes)))?;
         if sequence.is_multiple_of(SAMPLE_EVERY) {
             let (node, _) = self.welcome.context("the node answered before it welcomed us")?;
             let (id, row, output) = (response.id, asked.row, output.hash());
-            self.kept.borrow_mut().push(Kept { node, id, row, output, receipt });
+            self.taken.kept.borrow_mut().push(Kept { node, id, row, output, receipt });
         }
         Ok(asked.intended)
     }
@@ -213,8 +254,8 @@ impl Dialogue for Session<'_> {
         self.next_sequence += 1;
         let row = (self.number + sequence) as usize % self.questions.rows.len();
         let input = self.questions.tensor(row);
-        let request =
-            RequestView { id: self.id(sequence), model, mode: Mode::Tee, deadline_us: 0, input, step: None };
+        let (id, mode) = (self.id(sequence), self.mode(sequence));
+        let request = RequestView { id, model, mode, deadline_us: 0, input, step: None };
         request.encode(&mut self.encoder, &mut self.outgoing);
         self.asked.insert(sequence, Asked { intended, row });
     }

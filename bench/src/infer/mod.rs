@@ -4,16 +4,20 @@
 #[cfg(feature = "peers")]
 mod grpc;
 mod haca;
+mod proofs;
 pub(crate) mod serve;
 mod shipped;
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
+use self::proofs::Proven;
 use self::serve::Server;
 use crate::comparison::{self, Comparison};
+use crate::load::Pace;
 use crate::rpc::case::Case;
 use crate::rpc::client::Run;
 use crate::server_process::ServerProcess;
@@ -27,6 +31,8 @@ Examples:
   haca-bench infer --servers haca,haca-unsettled --rate 20000 --log-cpu 1 --leave-out-pauses 50
                                                    the same with the log on the client's core, where it costs the
                                                    client some of its time and the shard none
+  haca-bench infer --servers haca,haca-proving --cases 1x1 --rate 10000 --zk-rate 100 --seconds 300 --rounds 2
+                                                   what a prover does to the others when it is asked for too much
 
 ONNX Runtime and tonic take minutes to build and are there only with `--features peers`. ONNX Runtime's library
 is found through ORT_DYLIB_PATH; the wheel `onnxruntime` on PyPI has it as capi/libonnxruntime.so.*.";
@@ -48,6 +54,9 @@ pub(crate) struct Options {
     /// Core for the threads of the node's log [default: the servers' core].
     #[arg(long)]
     log_cpu: Option<usize>,
+    /// Requests of mode zk per second, of those that --rate gives, where the server is haca-proving.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 100.0, value_parser = comparison::rate)]
+    zk_rate: f64,
     #[command(flatten)]
     common: comparison::Options,
 }
@@ -84,10 +93,22 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         footnote: FOOTNOTE,
     };
     let data = options.data.clone().unwrap_or_else(std::env::temp_dir);
-    comparison.run(&servers, Server::name, |server, case| measure(options, &data, server, case))
+    let mut proven = Vec::new();
+    comparison
+        .run(&servers, Server::name, |server, case| measure(options, &data, server, case, &mut proven))?;
+    if !proven.is_empty() {
+        println!("\n{}\n{}", proofs::table(&proven), proofs::FOOTNOTE);
+    }
+    Ok(())
 }
 
-fn measure(options: &Options, data: &Path, server: Server, case: Case) -> anyhow::Result<Run> {
+fn measure(
+    options: &Options,
+    data: &Path,
+    server: Server,
+    case: Case,
+    proven: &mut Vec<Proven>,
+) -> anyhow::Result<Run> {
     // Dropped after the process that uses it.
     let data = tempfile::tempdir_in(data).with_context(|| format!("no folder in {}", data.display()))?;
     let folder = data.path().to_str().context("the name of the data folder is not UTF-8")?;
@@ -98,7 +119,17 @@ fn measure(options: &Options, data: &Path, server: Server, case: Case) -> anyhow
     let process = ServerProcess::spawn(&arguments)?;
     let plan = options.common.plan(case);
     options.common.on_client_cpu(|| match server {
-        Server::Haca | Server::HacaUnsettled => haca::load(&process, plan),
+        Server::Haca | Server::HacaUnsettled => Ok(haca::load(&process, plan, None)?.0),
+        Server::HacaProving => {
+            let Pace::PerSecond(rate) = plan.pace else {
+                anyhow::bail!("haca-proving is asked at a rate: give --rate")
+            };
+            let every = (rate / options.zk_rate).round().max(1.0) as u64;
+            let began = Instant::now();
+            let (run, to_prove) = haca::load(&process, plan, Some(every))?;
+            proven.push(proofs::wait(data.path(), began, &to_prove)?);
+            Ok(run)
+        }
         #[cfg(feature = "peers")]
         Server::OnnxRuntime => grpc::load(&process, plan),
     })

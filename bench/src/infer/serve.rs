@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use haca_control_plane::proving::Services;
 use haca_dataplane::{Config, Node};
 use haca_kernels::import::{CompileOptions, compile};
 use haca_kernels::npy;
@@ -25,6 +26,10 @@ pub(crate) enum Server {
     /// The same node with its log switched off: what settlement costs. Only where it is asked for.
     #[value(name = "haca-unsettled")]
     HacaUnsettled,
+    /// The same node with prover and verifier at work, and asked for more proofs than it can make. Only where it is asked
+    /// for.
+    #[value(name = "haca-proving")]
+    HacaProving,
     /// ONNX Runtime behind gRPC.
     #[cfg(feature = "peers")]
     #[value(name = "onnxruntime+tonic")]
@@ -37,6 +42,7 @@ impl Server {
         match self {
             Self::Haca => OURS,
             Self::HacaUnsettled => "haca-unsettled",
+            Self::HacaProving => "haca-proving",
             #[cfg(feature = "peers")]
             Self::OnnxRuntime => "onnxruntime+tonic",
         }
@@ -44,7 +50,12 @@ impl Server {
 
     /// Whether it belongs to the comparison with others, and not only to one of ourselves.
     pub(super) fn is_peer_or_ours(self) -> bool {
-        self != Self::HacaUnsettled
+        !matches!(self, Self::HacaUnsettled | Self::HacaProving)
+    }
+
+    /// Whether it is a node of ours.
+    pub(super) fn is_node(self) -> bool {
+        matches!(self, Self::Haca | Self::HacaUnsettled | Self::HacaProving)
     }
 
     /// Whether what it needs is there, asked before anything is measured.
@@ -53,7 +64,7 @@ impl Server {
     /// When it is not; the error says where to get it.
     pub(super) fn is_there(self) -> anyhow::Result<()> {
         match self {
-            Self::Haca | Self::HacaUnsettled => Ok(()),
+            Self::Haca | Self::HacaUnsettled | Self::HacaProving => Ok(()),
             #[cfg(feature = "peers")]
             Self::OnnxRuntime => crate::onnxruntime::library().map(drop),
         }
@@ -82,17 +93,19 @@ pub(crate) struct Options {
 /// When the server cannot start, or fails.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     // A node's shards pin themselves to the core they are given.
-    let is_node = matches!(options.server, Server::Haca | Server::HacaUnsettled);
-    affinity::pin_to(if is_node { options.log_cpu } else { options.cpu })?;
+    affinity::pin_to(if options.server.is_node() { options.log_cpu } else { options.cpu })?;
     match options.server {
-        Server::Haca | Server::HacaUnsettled => node(options),
+        Server::Haca | Server::HacaUnsettled | Server::HacaProving => node(options),
         #[cfg(feature = "peers")]
         Server::OnnxRuntime => onnxruntime_behind_grpc(),
     }
     .with_context(|| format!("the server {} failed", options.server.name()))
 }
 
-/// A node with the defaults of `haca up` but for its address and core.
+/// Proofs that a node may owe: few, so that a run that asked for too many need not wait long for the last.
+const MAX_PENDING: u64 = 64;
+
+/// A node with the defaults of `haca up` but for its address, its core and the proofs that it may owe.
 fn node(options: &Options) -> anyhow::Result<()> {
     let models = options.data.join("models");
     fs::create_dir_all(&models).with_context(|| format!("cannot make {}", models.display()))?;
@@ -101,8 +114,13 @@ fn node(options: &Options) -> anyhow::Result<()> {
     fs::write(models.join(format!("{MODEL_NAME}.haca")), compiled.file).context("cannot write the model")?;
     let mut config =
         Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), cpus: vec![options.cpu], ..Config::default() };
-    config.log.enabled = options.server == Server::Haca;
-    let node = Node::start(&options.data, &config, None)?;
+    config.log.enabled = options.server != Server::HacaUnsettled;
+    config.zk.max_pending = MAX_PENDING;
+    let services = (options.server == Server::HacaProving)
+        .then(|| Services::open(&options.data, &config.zk))
+        .transpose()?;
+    let mut node = Node::start(&options.data, &config, services.as_ref().map(Services::proving))?;
+    let _services = services.map(|services| services.start(&mut node)).transpose()?;
     let certificate = fs::read(options.data.join("tls.crt")).context("cannot read the node's certificate")?;
     let SocketAddr::V4(address) = node.connect().address else {
         bail!("bound to {} instead of an IPv4 address", node.connect().address)
