@@ -88,7 +88,7 @@ pub struct Node {
     server: Server<Message>,
     registry: JoinHandle<()>,
     log: Log,
-    events: Vec<Appender>,
+    events: Option<Appender>,
     openings: OpeningPosition,
     connect: Connect,
     cpus: Vec<usize>,
@@ -111,7 +111,7 @@ impl Node {
         let log_verifier_key = log_key.verifier_key().to_owned();
         let events = if proving.is_some() { EVENT_APPENDERS } else { 0 };
         let (log, mut appenders) = Log::open(config.log_config(data), log_key, shards + events)?;
-        let events = appenders.split_off(shards);
+        let events = appenders.split_off(shards).pop();
         let openings = log.handle().openings_end();
 
         let node_key = Arc::new(NodeKey::from_seed(&*keys::seed(&data.join("node.key"))?));
@@ -231,10 +231,10 @@ impl Node {
         self.log.handle()
     }
 
-    /// Appenders of the log for those who add events of receipts: [`EVENT_APPENDERS`] where the node was started with a
-    /// prover. They are there once.
-    pub fn take_event_appenders(&mut self) -> Vec<Appender> {
-        std::mem::take(&mut self.events)
+    /// An appender of the log for those who add events of receipts, where the node was started with a prover. It is there
+    /// once.
+    pub fn take_event_appender(&mut self) -> Option<Appender> {
+        self.events.take()
     }
 
     /// End of the openings that were there before this node served.
@@ -266,8 +266,8 @@ impl Node {
     }
 }
 
-/// Who adds events to the log: the prover and the verifier.
-pub const EVENT_APPENDERS: usize = 2;
+/// For those who add events to the log; they share it.
+pub(crate) const EVENT_APPENDERS: usize = 1;
 
 fn policy_hash(epoch: u32) -> Digest {
     let hash = sha2::Sha256::new().chain_update(b"haca policy epoch\0").chain_update(epoch.to_le_bytes());

@@ -152,6 +152,7 @@ fn health(node: &Node, proving: Option<&proving::Running>, draining: &Arc<Atomic
     let stopped_shards = node.stopped_shards();
     let (metrics, log_for_metrics) = (node.metrics().to_vec(), node.log());
     let proofs = proving.map(|proving| (proving.metrics(), proving.backlog()));
+    let broken = proving.map(proving::Running::broken);
     Health {
         ready: Box::new(move || {
             if draining.load(Ordering::Relaxed) {
@@ -163,6 +164,11 @@ fn health(node: &Node, proving: Option<&proving::Running>, draining: &Arc<Atomic
             let stopped = stopped_shards.load(Ordering::Acquire);
             if stopped > 0 {
                 return Err(format!("{stopped} shards have stopped"));
+            }
+            if let Some(service) = broken.as_ref().and_then(|broken| broken()) {
+                return Err(format!(
+                    "the {service} of mode zk has stopped; see the node's log, and restart the node"
+                ));
             }
             let status = log.status();
             if status.stalled {

@@ -116,7 +116,7 @@ impl Text {
         self.one("haca_zk_pending", "gauge", help, backlog.pending());
         let oldest = metrics.oldest.load(Relaxed);
         let age = if oldest == 0 { 0 } else { unix_now().saturating_sub(oldest) };
-        let help = "How long ago the request that is being proven was read";
+        let help = "How long ago the oldest request that is not proven was read";
         self.seconds("haca_zk_oldest_pending_seconds", "gauge", help, age);
         let help = "When the proof of a request that is answered now is expected";
         let delay = u64::try_from(backlog.delay().as_nanos()).unwrap_or(u64::MAX);
@@ -128,6 +128,10 @@ impl Text {
         counter("haca_zk_failed_total", "Requests that cannot be proven", &metrics.failed);
         counter("haca_zk_accepted_total", "Proofs that the verifier accepted", &metrics.accepted);
         counter("haca_zk_refused_total", "Proofs that the verifier refused: an alarm", &metrics.refused);
+        let help = "Proofs that one verifier accepted and another refused: an alarm";
+        counter("haca_zk_disagreements_total", help, &metrics.disagreements);
+        let help = "Proofs whose openings were gone when a verifier came to them";
+        counter("haca_zk_missed_total", help, &metrics.missed);
         let prove = metrics.prove_nanos.load(Relaxed);
         self.seconds("haca_zk_prove_seconds_total", "counter", "Time spent proving", prove);
         let verify = metrics.verify_nanos.load(Relaxed);

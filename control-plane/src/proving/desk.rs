@@ -8,7 +8,7 @@ use haca_settle::ReadError;
 use haca_wire::event::ProofEvent;
 use haca_wire::message::proof::{ProofState, ProofStates};
 use haca_wire::vocabulary::ProofOutcome;
-use haca_wire::{Leaf, Mode, RequestId};
+use haca_wire::{Digest, Leaf, Mode, RequestId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ impl Counter {
 pub(super) struct DeskThread {
     pub(super) log: LogView,
     pub(super) store: Arc<Store>,
+    /// Whose verdicts callers are given.
+    pub(super) verifier: Digest,
     pub(super) asked: Receiver<Wait>,
     /// Something was settled.
     pub(super) judged: Receiver<()>,
@@ -144,18 +146,17 @@ impl DeskThread {
         if mode != Some(Mode::Zk) {
             return none(ProofOutcome::Unknown, "its receipt is not of mode zk");
         }
-        match self.store.record(id)? {
-            None | Some(Record { state: State::Proved { .. }, .. }) => Ok(None),
-            Some(Record { state: State::Failed(why), .. }) => none(ProofOutcome::Failed, &why),
-            Some(Record { state: State::Judged { proof, verdict, output }, .. }) => {
-                if self.log.handle.index_of(&verdict.id)?.is_none() {
-                    return Ok(None);
-                }
-                let outcome = if verdict.accepted { ProofOutcome::Proved } else { ProofOutcome::Refused };
-                let events = Some((proof, verdict));
-                Ok(Some(ProofState { outcome, events, output, detail: String::new() }))
-            }
+        let (proof, output) = match self.store.record(id)? {
+            None => return Ok(None),
+            Some(Record { state: State::Failed(why), .. }) => return none(ProofOutcome::Failed, &why),
+            Some(Record { state: State::Proved { proof, output }, .. }) => (proof, output),
+        };
+        let Some(verdict) = self.store.verdict(id, &self.verifier)? else { return Ok(None) };
+        if self.log.handle.index_of(&verdict.id)?.is_none() {
+            return Ok(None);
         }
+        let outcome = if verdict.accepted { ProofOutcome::Proved } else { ProofOutcome::Refused };
+        Ok(Some(ProofState { outcome, events: Some((proof, verdict)), output, detail: String::new() }))
     }
 }
 

@@ -4,20 +4,22 @@ use haca_settle::{Appender, LogHandle};
 use haca_wire::message::log::{LogEntry, ReceiptStates};
 use haca_wire::vocabulary::LogOutcome;
 use haca_wire::{Digest, Leaf, RequestId, Stage};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The log as one service reads it.
+#[derive(Clone)]
 pub(super) struct LogView {
     pub(super) handle: LogHandle,
     stopping: Arc<AtomicBool>,
 }
 
-/// The same for a service that also appends.
+/// The same for services that also append. They share one ring: each appends seldom, and holds the lock for the copy.
+#[derive(Clone)]
 pub(super) struct EventLog {
     view: LogView,
-    appender: Appender,
+    appender: Arc<Mutex<Appender>>,
 }
 
 impl std::ops::Deref for EventLog {
@@ -30,22 +32,24 @@ impl std::ops::Deref for EventLog {
 
 impl EventLog {
     pub(super) fn new(view: LogView, appender: Appender) -> Self {
-        Self { view, appender }
+        Self { view, appender: Arc::new(Mutex::new(appender)) }
     }
 
     /// Hands events to the log. Where the log takes none, waits; the end of the service ends that, and what was not
     /// taken is appended when the service starts again.
-    pub(super) fn append(&mut self, events: &[[u8; Leaf::LEN]]) {
+    pub(super) fn append(&self, events: &[[u8; Leaf::LEN]]) {
+        // A ring is whole after each call, so a poisoned lock is as good as another.
+        let appender = || self.appender.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
-            while self.appender.append(event).is_err() {
+            while appender().append(event).is_err() {
                 if self.is_stopping() {
                     return;
                 }
-                self.appender.wake();
+                appender().wake();
                 std::thread::sleep(NAP);
             }
         }
-        self.appender.wake();
+        appender().wake();
     }
 }
 
@@ -65,6 +69,18 @@ impl LogView {
             let nap = left.min(NAP);
             std::thread::sleep(nap);
             left -= nap;
+        }
+    }
+
+    /// Tells of new openings until the service is to stop.
+    pub(super) fn watch_openings(&self, opened: &crossbeam_channel::Sender<()>) {
+        let mut seen = self.handle.openings_end();
+        while !self.is_stopping() {
+            if self.handle.wait_for_openings(seen, NAP) {
+                seen = self.handle.openings_end();
+                // One that is not heard yet tells of these too.
+                let _ = opened.try_send(());
+            }
         }
     }
 

@@ -1,7 +1,9 @@
 //! Mode `zk` after the answer: proving, verifying, and telling who waits.
 //!
 //! ```text
-//! shard ─► log: leaf + opening ─► prover ─► store ─► log: proof ─► verifier ─► store ─► log: verdict ─► desk ─► shard
+//! shard ─► log: leaf + opening ─► dispatcher ◄─► provers
+//!                                     └─► store ─► log: proof ─► dockets ◄─► verifiers
+//!                                                                  └─► store ─► log: verdict ─► desk ─► shard
 //! ```
 //!
 //! | module | holds |
@@ -9,26 +11,40 @@
 //! | `store` | what became of each request, on disk |
 //! | `workbench` | models, their circuits and keys |
 //! | `events` | the log as the services use it |
-//! | `prover`, `verifier`, `desk` | the services, a thread each |
+//! | `queue`, `dispatch` | what is to be proven and who has it; the thread that hands it out and keeps what comes back |
+//! | `attempt`, `prover` | proving one request; the prover within the node |
+//! | `docket` | what one verifier has to judge, and where its verdicts go |
+//! | `judge`, `verifier` | judging proofs; the verifier within the node |
+//! | `desk` | who waits for proofs |
+//! | `threads` | starting a service, and learning that it broke |
 //!
 //! A prover that is behind makes the node refuse requests of mode `zk` once [`ZkSettings::max_pending`] wait; the others
-//! are not touched. Its threads have a low priority and stay off the shards' cores where there are other cores.
+//! are not touched. Threads have a low priority and stay off the shards' cores where there are other cores.
 
+mod attempt;
 mod desk;
+mod dispatch;
+mod docket;
 mod events;
+mod judge;
 mod prover;
+mod queue;
 mod store;
+mod threads;
 mod verifier;
 mod workbench;
 
 use crate::proving::desk::{Counter, DeskThread, Wait};
+use crate::proving::dispatch::{Dispatch, Dispatcher, Workers};
+use crate::proving::docket::{Docket, Registrar};
 use crate::proving::events::{EventLog, LogView};
+use crate::proving::judge::Judge;
 use crate::proving::prover::ProverThread;
 use crate::proving::store::Store;
+use crate::proving::threads::{Broken, spawn, spawn_with_pool};
 use crate::proving::verifier::VerifierThread;
 use crate::proving::workbench::{Models, Workbench};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use haca_dataplane::background;
 use haca_dataplane::config::ZkSettings;
 use haca_dataplane::keys::{self, KeyError};
 use haca_dataplane::{Backlog, Node, Proving};
@@ -77,11 +93,14 @@ pub struct ProofMetrics {
     pub failed: AtomicU64,
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
+    pub disagreements: AtomicU64,
+    /// Proofs whose openings were gone when a verifier came to them.
+    pub missed: AtomicU64,
     /// What proofs took together, in nanoseconds.
     pub prove_nanos: AtomicU64,
     /// What checking them took together, in nanoseconds.
     pub verify_nanos: AtomicU64,
-    /// When the request that is being proven was read, in nanoseconds since 1970-01-01 UTC; zero: none is.
+    /// When the oldest request that is not proven was read, in nanoseconds since 1970-01-01 UTC; zero: none is.
     pub oldest: AtomicU64,
 }
 
@@ -163,16 +182,18 @@ impl Services {
     /// # Panics
     /// If the node was not started so, or its appenders were taken before.
     pub fn start(self, node: &mut Node) -> Result<Running, ProvingError> {
-        let appenders = node.take_event_appenders();
-        let [for_prover, for_verifier] =
-            <[_; 2]>::try_from(appenders).expect("a node that was started with a prover keeps two appenders");
         let shards = node.cpus().to_vec();
         let handle = node.log();
         let stopping = Arc::new(AtomicBool::new(false));
-        let view = || LogView::new(handle.clone(), Arc::clone(&stopping));
+        let view = LogView::new(handle.clone(), Arc::clone(&stopping));
+        let appender =
+            node.take_event_appender().expect("a node that was started with a prover keeps an appender");
+        let log = EventLog::new(view.clone(), appender);
         let metrics = Arc::new(ProofMetrics::default());
+        let broken = Broken::default();
         let (recorded, has_recorded) = bounded(1);
         let (judged, has_judged) = bounded(1);
+        let (opened, has_opened) = bounded(1);
         let (stored, until) =
             (self.store.proved_until().map_err(|source| self.store_error(source))?, node.openings_at_start());
         // A log that was begun anew has openings before the cursor of the one before.
@@ -183,35 +204,55 @@ impl Services {
             0 => spare_cores(&shards),
             threads => threads,
         };
-        let models = self.models();
-        let max = self.settings.max_constraints;
-        let (keys, store, backlog) = (self.dir.join("keys"), self.store, self.backlog);
-        let prover = {
-            let log = EventLog::new(view(), for_prover);
-            let (store, backlog, metrics) = (Arc::clone(&store), Arc::clone(&backlog), Arc::clone(&metrics));
-            let workbench = Workbench::new(models.clone(), &keys, max);
-            let announced = self.announced;
-            spawn_with_pool("prover", shards.clone(), threads, move |pool| {
-                ProverThread { at: from, log, store, workbench, pool, backlog, metrics, announced, recorded }
-                    .run();
-            })?
+        let (models, max) = (self.models(), self.settings.max_constraints);
+        let (keys, store, backlog, key) = (self.dir.join("keys"), self.store, self.backlog, self.key);
+        let (workers, said) = Workers::new();
+        let first = key.public();
+        let registrar = Arc::new(Registrar {
+            log: log.clone(),
+            store: Arc::clone(&store),
+            metrics: Arc::clone(&metrics),
+            panel: vec![first],
+            keep: MAX_KEPT,
+            judged,
+        });
+        let mut running = Running { stopping, threads: Vec::new(), broken: broken.clone(), metrics, backlog };
+        let dispatcher = Dispatcher {
+            log,
+            store: Arc::clone(&store),
+            backlog: Arc::clone(&running.backlog),
+            metrics: Arc::clone(&running.metrics),
+            patience: PATIENCE,
+            said,
+            opened: has_opened,
+            announced: self.announced,
+            recorded,
+            state: Dispatch::new(from),
         };
-        let verifier = {
-            let log = EventLog::new(view(), for_verifier);
-            let (store, metrics, key) = (Arc::clone(&store), Arc::clone(&metrics), self.key);
-            let (recorded, known) = (has_recorded, verifier::Known::default());
-            spawn_with_pool("verifier", shards.clone(), 1, move |pool| {
-                VerifierThread { log, store, models, key, pool, metrics, recorded, judged, known }.run();
-            })?
+        let watch = view.clone();
+        let desk = DeskThread {
+            log: view.clone(),
+            store,
+            verifier: first,
+            asked: self.asked,
+            judged: has_judged,
+            waits: Vec::new(),
         };
-        let desk = {
-            let log = view();
-            let (asked, judged) = (self.asked, has_judged);
-            spawn("proof-desk", shards, move || {
-                DeskThread { log, store, asked, judged, waits: Vec::new() }.run();
-            })?
-        };
-        Ok(Running { stopping, threads: vec![prover, verifier, desk], metrics, backlog })
+        running.start(spawn("dispatcher", shards.clone(), &broken, || dispatcher.run()))?;
+        running.start(spawn("openings", shards.clone(), &broken, move || watch.watch_openings(&opened)))?;
+        running.start(spawn("proof-desk", shards.clone(), &broken, || desk.run()))?;
+        let (worker, log) = (workers.join(true), view.clone());
+        let workbench = Workbench::new(models.clone(), &keys, max);
+        running.start(spawn_with_pool("prover", shards.clone(), threads, &broken, |pool| {
+            ProverThread { worker, log, workbench, pool }.run();
+        }))?;
+        let (judge, metrics) = (Judge::new(models), Arc::clone(&running.metrics));
+        let docket = Docket::new(Arc::clone(&registrar), first);
+        running.start(spawn_with_pool("verifier", shards, 1, &broken, move |pool| {
+            let (log, recorded) = (view, has_recorded);
+            VerifierThread { docket, judge, key, pool, log, metrics, recorded }.run();
+        }))?;
+        Ok(running)
     }
 
     fn store_error(&self, source: StoreError) -> ProvingError {
@@ -223,11 +264,24 @@ impl Services {
 pub struct Running {
     stopping: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    broken: Broken,
     metrics: Arc<ProofMetrics>,
     backlog: Arc<Backlog>,
 }
 
 impl Running {
+    /// Adds a thread. If it did not start, the drop of this ends the others.
+    fn start(&mut self, thread: Result<JoinHandle<()>, ProvingError>) -> Result<(), ProvingError> {
+        self.threads.push(thread?);
+        Ok(())
+    }
+
+    /// Says which service broke, if one has.
+    pub fn broken(&self) -> impl Fn() -> Option<&'static str> + use<> {
+        let broken = self.broken.clone();
+        move || broken.service()
+    }
+
     /// What they count.
     pub fn metrics(&self) -> Arc<ProofMetrics> {
         Arc::clone(&self.metrics)
@@ -246,9 +300,8 @@ impl Running {
     fn shut_down(&mut self) {
         self.stopping.store(true, Relaxed);
         for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a service of mode zk panicked");
-            }
+            // Its panic was told when it happened.
+            let _ = thread.join();
         }
     }
 }
@@ -278,48 +331,6 @@ fn left_over(log: &LogHandle, from: OpeningPosition, until: OpeningPosition) -> 
     count
 }
 
-/// Starts a service's thread, of low priority.
-fn spawn(
-    service: &'static str,
-    shards: Vec<usize>,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, ProvingError> {
-    let thread = std::thread::Builder::new().name(service.to_owned()).spawn(move || {
-        background::yield_cores(&shards);
-        run();
-    });
-    thread.map_err(|source| ProvingError::Thread { service, source })
-}
-
-/// The same with a pool of its own, whose threads inherit the priority.
-fn spawn_with_pool(
-    service: &'static str,
-    shards: Vec<usize>,
-    threads: usize,
-    run: impl FnOnce(rayon::ThreadPool) + Send + 'static,
-) -> Result<JoinHandle<()>, ProvingError> {
-    let failed = move |source| ProvingError::Thread { service, source };
-    let (ready, is_ready) = bounded(1);
-    let thread = spawn(service, shards, move || {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(move |index| format!("{service}-{index}"))
-            .build();
-        match pool {
-            Ok(pool) => {
-                let _ = ready.send(Ok(()));
-                run(pool);
-            }
-            Err(error) => drop(ready.send(Err(std::io::Error::other(error)))),
-        }
-    })?;
-    match is_ready.recv() {
-        Ok(Ok(())) => Ok(thread),
-        Ok(Err(source)) => Err(failed(source)),
-        Err(gone) => Err(failed(std::io::Error::other(gone))),
-    }
-}
-
 /// Cores without a shard; at least one.
 fn spare_cores(shards: &[usize]) -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(shards.len()).max(1))
@@ -330,3 +341,7 @@ const MAX_ANNOUNCED: usize = 64;
 /// What a proof is thought to take before one was made.
 const FIRST_PACE: Duration = Duration::from_millis(500);
 const READ_AHEAD: usize = 4 << 20;
+/// How long a prover has for one proof. Of the largest circuit that is proven a key takes minutes on one core.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Openings that are kept for verifiers that are behind.
+const MAX_KEPT: u64 = 65_536;

@@ -1,18 +1,19 @@
-//! What became of each request of mode `zk`, on disk: an LSM store that prover and verifier share.
+//! What became of each request of mode `zk`, on disk: an LSM store that the services share.
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `records` | request id | [`Record`] |
 //! | `queue` | sequence, `u64` big-endian | request id: records in the order in which they were made |
+//! | `openings` | request id | the opening of a proven request, as long as a verifier needs it |
+//! | `verdicts` | request id ‖ verifier's key | that verifier's verdict |
 //! | `keys` | id of a verification key | its bytes |
-//! | `cursors` | name | `u64` little-endian: how far prover and verifier have come |
+//! | `cursors` | name, or verifier's key | `u64` little-endian: how far the prover and each verifier have come |
 //!
 //! What a call has written is durable when it returns.
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use haca_settle::OpeningPosition;
 use haca_wire::event::{Event, ProofEvent, VerdictEvent};
-use haca_wire::opening::Opening;
 use haca_wire::{Digest, Leaf, ModelId, RequestId};
 use std::path::Path;
 
@@ -42,11 +43,10 @@ pub(crate) struct Record {
 
 /// How far it has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // All but few are proven.
 pub(crate) enum State {
-    /// Proven; what a verifier needs is kept until it has looked.
-    Proved { proof: ProofEvent, opening: Opening },
-    /// A verifier has looked.
-    Judged { proof: ProofEvent, verdict: VerdictEvent, output: Vec<i64> },
+    /// Proven; with the output's integers.
+    Proved { proof: ProofEvent, output: Vec<i64> },
     /// It cannot be proven, for this reason.
     Failed(String),
 }
@@ -55,6 +55,8 @@ pub(crate) struct Store {
     database: Database,
     records: Keyspace,
     queue: Keyspace,
+    openings: Keyspace,
+    verdicts: Keyspace,
     keys: Keyspace,
     cursors: Keyspace,
 }
@@ -63,9 +65,10 @@ impl Store {
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         let database = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(1).open()?;
         let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default);
-        let (records, queue, keys, cursors) =
-            (keyspace("records")?, keyspace("queue")?, keyspace("keys")?, keyspace("cursors")?);
-        Ok(Self { records, queue, keys, cursors, database })
+        let (records, queue, keys) = (keyspace("records")?, keyspace("queue")?, keyspace("keys")?);
+        let (openings, verdicts, cursors) =
+            (keyspace("openings")?, keyspace("verdicts")?, keyspace("cursors")?);
+        Ok(Self { records, queue, openings, verdicts, keys, cursors, database })
     }
 
     pub(crate) fn record(&self, request: &RequestId) -> Result<Option<Record>, StoreError> {
@@ -73,23 +76,53 @@ impl Store {
         decode(*request, &bytes).map(Some).ok_or(StoreError::Damaged("a record does not read"))
     }
 
-    /// Adds a record at the end of the queue. There is one writer.
-    pub(crate) fn add(&self, record: &Record) -> Result<(), StoreError> {
+    /// Adds a record at the end of the queue, with the opening that verifiers need. There is one writer.
+    pub(crate) fn add(&self, record: &Record, opening: Option<&[u8]>) -> Result<(), StoreError> {
         let last = self.queue.last_key_value().map(fjall::Guard::key).transpose()?;
         let next = last.map(|key| sequence(&key)).transpose()?.map_or(0, |last| last + 1);
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
         batch.insert(&self.records, record.request.0, encode(record));
         batch.insert(&self.queue, next.to_be_bytes(), record.request.0);
+        if let Some(opening) = opening {
+            batch.insert(&self.openings, record.request.0, opening);
+        }
         Ok(batch.commit()?)
     }
 
-    /// Writes records anew that are in the queue.
-    pub(crate) fn replace(&self, records: &[Record]) -> Result<(), StoreError> {
+    /// Keeps verdicts, and writes records anew that are in the queue.
+    pub(crate) fn judge(
+        &self,
+        verdicts: &[(RequestId, VerdictEvent)],
+        records: &[Record],
+    ) -> Result<(), StoreError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        for (request, verdict) in verdicts {
+            batch.insert(&self.verdicts, verdict_key(request, &verdict.verifier), verdict.encode());
+        }
         for record in records {
             batch.insert(&self.records, record.request.0, encode(record));
         }
         Ok(batch.commit()?)
+    }
+
+    /// What a verifier found of the proof of a request.
+    pub(crate) fn verdict(
+        &self,
+        request: &RequestId,
+        verifier: &Digest,
+    ) -> Result<Option<VerdictEvent>, StoreError> {
+        self.verdicts.get(verdict_key(request, verifier))?.map(|bytes| verdict(&bytes)).transpose()
+    }
+
+    /// What all verifiers found that have looked.
+    pub(crate) fn verdicts(&self, request: &RequestId) -> Result<Vec<VerdictEvent>, StoreError> {
+        let found = self.verdicts.prefix(request.0);
+        found.map(|entry| verdict(&entry.value()?)).collect()
+    }
+
+    /// The opening of a proven request, unless all verifiers have passed it.
+    pub(crate) fn opening(&self, request: &RequestId) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.openings.get(request.0)?.map(|bytes| bytes.to_vec()))
     }
 
     /// Records from a sequence number on, at most `count`, and the number to go on from.
@@ -127,13 +160,34 @@ impl Store {
         self.set_cursor(PROVED, position.0)
     }
 
-    /// Records of the queue before this are judged, and the log holds the verdicts.
-    pub(crate) fn judged_until(&self) -> Result<u64, StoreError> {
-        self.cursor(JUDGED)
+    /// Records of the queue before this are judged by this verifier, and the log holds its verdicts.
+    pub(crate) fn judged_until(&self, verifier: &Digest) -> Result<u64, StoreError> {
+        self.cursor(&verifier.to_string())
     }
 
-    pub(crate) fn set_judged_until(&self, sequence: u64) -> Result<(), StoreError> {
-        self.set_cursor(JUDGED, sequence)
+    pub(crate) fn set_judged_until(&self, verifier: &Digest, sequence: u64) -> Result<(), StoreError> {
+        self.set_cursor(&verifier.to_string(), sequence)
+    }
+
+    /// Forgets the openings that all of these verifiers have passed, and those that `keep` records came after. Callers may
+    /// do so at the same time.
+    pub(crate) fn forget_openings(&self, verifiers: &[Digest], keep: u64) -> Result<(), StoreError> {
+        let last = self.queue.last_key_value().map(fjall::Guard::key).transpose()?;
+        let last = last.map(|key| sequence(&key)).transpose()?.unwrap_or(0);
+        let mut until = last + 1;
+        for verifier in verifiers {
+            until = until.min(self.judged_until(verifier)?);
+        }
+        let (from, until) = (self.cursor(FORGOTTEN)?, until.max((last + 1).saturating_sub(keep)));
+        if from >= until {
+            return Ok(());
+        }
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        for entry in self.queue.range(from.to_be_bytes()..until.to_be_bytes()) {
+            batch.remove(&self.openings, entry.value()?);
+        }
+        batch.insert(&self.cursors, FORGOTTEN, until.to_le_bytes());
+        Ok(batch.commit()?)
     }
 
     fn cursor(&self, name: &str) -> Result<u64, StoreError> {
@@ -153,19 +207,31 @@ fn sequence(key: &[u8]) -> Result<u64, StoreError> {
     Ok(u64::from_be_bytes(key.try_into().map_err(|_| StoreError::Damaged("the queue"))?))
 }
 
+fn verdict_key(request: &RequestId, verifier: &Digest) -> [u8; RequestId::LEN + Digest::LEN] {
+    let mut key = [0; _];
+    key[..RequestId::LEN].copy_from_slice(&request.0);
+    key[RequestId::LEN..].copy_from_slice(&verifier.0);
+    key
+}
+
+fn verdict(bytes: &[u8]) -> Result<VerdictEvent, StoreError> {
+    match Event::decode(bytes) {
+        Ok(Event::Verdict(verdict)) => Ok(verdict),
+        _ => Err(StoreError::Damaged("a verdict")),
+    }
+}
+
 const PROVED: &str = "proved";
-const JUDGED: &str = "judged";
+const FORGOTTEN: &str = "forgotten";
 const CACHE_BYTES: u64 = 4 << 20;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const STATE_PROVED: u8 = 0;
-const STATE_JUDGED: u8 = 1;
-const STATE_FAILED: u8 = 2;
+const STATE_FAILED: u8 = 1;
 
 fn encode(record: &Record) -> Vec<u8> {
     let state = match &record.state {
         State::Proved { .. } => STATE_PROVED,
-        State::Judged { .. } => STATE_JUDGED,
         State::Failed(_) => STATE_FAILED,
     };
     let mut bytes = vec![VERSION, state];
@@ -173,15 +239,8 @@ fn encode(record: &Record) -> Vec<u8> {
     bytes.extend_from_slice(&record.leaf_hash.0);
     bytes.extend_from_slice(&record.model.0);
     match &record.state {
-        State::Proved { proof, opening } => {
+        State::Proved { proof, output } => {
             bytes.extend_from_slice(&proof.encode());
-            bytes.extend_from_slice(&(opening.output.len() as u32).to_le_bytes());
-            haca_wire::opening::push_output(&opening.output, &mut bytes);
-            bytes.extend_from_slice(&opening.input);
-        }
-        State::Judged { proof, verdict, output } => {
-            bytes.extend_from_slice(&proof.encode());
-            bytes.extend_from_slice(&verdict.encode());
             haca_wire::opening::push_output(output, &mut bytes);
         }
         State::Failed(why) => bytes.extend_from_slice(why.as_bytes()),
@@ -193,25 +252,12 @@ fn decode(request: RequestId, bytes: &[u8]) -> Option<Record> {
     let ([version, state], rest) = bytes.split_first_chunk()?;
     let (index, rest) = rest.split_first_chunk()?;
     let (leaf_hash, rest) = rest.split_first_chunk()?;
-    let (model, mut rest) = rest.split_first_chunk()?;
-    let mut event = || {
-        let (leaf, others) = rest.split_first_chunk::<{ Leaf::LEN }>()?;
-        rest = others;
-        Event::decode(leaf).ok()
-    };
+    let (model, rest) = rest.split_first_chunk()?;
     let state = match (*version, *state) {
         (VERSION, STATE_PROVED) => {
-            let Some(Event::Proof(proof)) = event() else { return None };
-            let (outputs, rest) = rest.split_first_chunk()?;
-            let outputs = 8 * u32::from_le_bytes(*outputs) as usize;
-            let (output, input) = rest.split_at_checked(outputs)?;
-            State::Proved { proof, opening: Opening { input: input.to_vec(), output: integers(output)? } }
-        }
-        (VERSION, STATE_JUDGED) => {
-            let (Some(Event::Proof(proof)), Some(Event::Verdict(verdict))) = (event(), event()) else {
-                return None;
-            };
-            State::Judged { proof, verdict, output: integers(rest)? }
+            let (event, output) = rest.split_first_chunk::<{ Leaf::LEN }>()?;
+            let Ok(Event::Proof(proof)) = Event::decode(event) else { return None };
+            State::Proved { proof, output: integers(output)? }
         }
         (VERSION, STATE_FAILED) => State::Failed(String::from_utf8(rest.to_vec()).ok()?),
         _ => return None,
@@ -230,7 +276,7 @@ mod tests {
     use super::*;
     use haca_wire::event::{PROOF_LEN, VerifierKey, proof_id};
 
-    fn records() -> [Record; 3] {
+    fn records() -> [Record; 2] {
         let leaf_hash = Digest([2; 32]);
         let proof = ProofEvent {
             id: proof_id(&leaf_hash),
@@ -239,16 +285,13 @@ mod tests {
             key: Digest([5; 32]),
             proof: [6; PROOF_LEN],
         };
-        let opening = Opening { input: vec![7; 12], output: vec![-8, 9] };
-        let verdict = VerifierKey::from_seed(&[10; 32]).verdict(&proof, 11, true, 12);
         let record = |number, state| {
             let request = RequestId([number; 16]);
             Record { request, index: 3, leaf_hash, model: ModelId([1; 32]), state }
         };
         [
-            record(1, State::Proved { proof, opening }),
-            record(2, State::Judged { proof, verdict, output: vec![i64::MIN] }),
-            record(3, State::Failed("no model".into())),
+            record(1, State::Proved { proof, output: vec![i64::MIN, 9] }),
+            record(2, State::Failed("no model".into())),
         ]
     }
 
@@ -258,21 +301,59 @@ mod tests {
         let records = records();
         {
             let store = Store::open(dir.path()).unwrap();
-            records.iter().for_each(|record| store.add(record).unwrap());
+            records.iter().for_each(|record| store.add(record, Some(&record.request.0)).unwrap());
             store.set_proved_until(OpeningPosition(77)).unwrap();
-            store.set_judged_until(1).unwrap();
             store.add_key(&Digest([5; 32]), b"key").unwrap();
         }
         let store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.queued(0, 2).unwrap(), (records[..2].to_vec(), 2));
-        assert_eq!(store.queued(store.judged_until().unwrap(), 9).unwrap(), (records[1..].to_vec(), 3));
-        assert_eq!(store.queued(3, 9).unwrap(), (Vec::new(), 3));
+        assert_eq!(store.queued(0, 1).unwrap(), (records[..1].to_vec(), 1));
+        assert_eq!(store.queued(1, 9).unwrap(), (records[1..].to_vec(), 2));
+        assert_eq!(store.queued(2, 9).unwrap(), (Vec::new(), 2));
         assert_eq!(store.proved_until().unwrap(), OpeningPosition(77));
         assert_eq!(store.key(&Digest([5; 32])).unwrap().as_deref(), Some(&b"key"[..]));
         let failed = Record { state: State::Failed("other".into()), ..records[0].clone() };
-        store.replace(std::slice::from_ref(&failed)).unwrap();
+        store.judge(&[], std::slice::from_ref(&failed)).unwrap();
         assert_eq!(store.record(&failed.request).unwrap(), Some(failed));
         assert_eq!(store.record(&RequestId([9; 16])).unwrap(), None);
+    }
+
+    #[test]
+    fn each_verifier_has_its_verdict_and_openings_stay_until_all_have_passed_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [proven, _] = records();
+        let State::Proved { proof, .. } = &proven.state else { unreachable!() };
+        let verifiers = [10, 11].map(|seed| VerifierKey::from_seed(&[seed; 32]));
+        let keys = verifiers.each_ref().map(VerifierKey::public);
+        let record = |number| Record { request: RequestId([number; 16]), ..proven.clone() };
+        for number in 0..4 {
+            store.add(&record(number), Some(&[number])).unwrap();
+        }
+        let verdicts =
+            [true, false].map(|accepted| verifiers[accepted as usize].verdict(proof, 1, accepted, 2));
+        let request = record(2).request;
+        store.judge(&verdicts.map(|verdict| (request, verdict)), &[]).unwrap();
+        assert_eq!(store.verdict(&request, &keys[1]).unwrap(), Some(verdicts[0]));
+        let mut found = store.verdicts(&request).unwrap();
+        found.sort_by_key(|verdict| !verdict.accepted);
+        assert_eq!((found, store.verdicts(&record(3).request).unwrap()), (verdicts.to_vec(), Vec::new()));
+
+        let kept = |store: &Store| -> Vec<u8> {
+            (0..4).filter(|number| store.opening(&record(*number).request).unwrap().is_some()).collect()
+        };
+        store.set_judged_until(&keys[0], 3).unwrap();
+        store.forget_openings(&keys, 9).unwrap();
+        assert_eq!(kept(&store), [0, 1, 2, 3]);
+        store.set_judged_until(&keys[1], 1).unwrap();
+        store.forget_openings(&keys, 9).unwrap();
+        assert_eq!(
+            (kept(&store), store.opening(&record(3).request).unwrap()),
+            (vec![1, 2, 3], Some(vec![3]))
+        );
+        store.forget_openings(&keys, 2).unwrap();
+        assert_eq!(kept(&store), [2, 3], "who is further behind than that misses some");
+        store.forget_openings(&keys[..1], 9).unwrap();
+        assert_eq!(kept(&store), [3]);
     }
 
     #[test]

@@ -1,0 +1,377 @@
+//! Hands out what is to be proven, and keeps what comes back: in the store first, then in the log as an event of the
+//! request's leaf.
+//!
+//! Owns one thread, of low priority; the only one that reads openings, writes records of proofs and moves their cursor. It
+//! may be killed at any time: a proof is in the store before its event goes to the log, the event's id follows from the
+//! leaf, and the cursor moves only past openings that have a record. Workers ask it for work and are told through a
+//! channel each; it never waits for one.
+
+use super::ProofMetrics;
+use super::attempt::Made;
+use super::events::EventLog;
+use super::queue::{Job, Queue, Task, WorkerId};
+use super::store::{Record, State, Store, StoreError};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use haca_dataplane::Backlog;
+use haca_dataplane::clock::unix_now;
+use haca_settle::{Opening as StoredOpening, OpeningPosition, ReadError};
+use haca_wire::event::{self, ProofEvent};
+use haca_wire::{Leaf, Mode, ModelId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Why nothing is handed out or kept now. Trying again may help.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What workers say.
+pub(crate) enum Said {
+    Joined { last_word: bool },
+    Hungry(oneshot::Sender<Task>),
+    Proven { position: OpeningPosition, made: Box<Made>, took: Duration },
+    Unprovable { position: OpeningPosition, why: String },
+    Returned,
+    Left,
+}
+
+/// Where workers join.
+#[derive(Clone)]
+pub(crate) struct Workers {
+    sender: Sender<(WorkerId, Said)>,
+    joined: Arc<AtomicU64>,
+}
+
+impl Workers {
+    pub(super) fn new() -> (Self, Receiver<(WorkerId, Said)>) {
+        let (sender, receiver) = bounded(UNREAD);
+        (Self { sender, joined: Arc::default() }, receiver)
+    }
+
+    /// One worker more. With the last word, what it cannot prove is given up; else others are asked too.
+    pub(crate) fn join(&self, last_word: bool) -> Worker {
+        let id = WorkerId(self.joined.fetch_add(1, Relaxed));
+        let worker = Worker { id, sender: self.sender.clone() };
+        worker.say(Said::Joined { last_word });
+        worker
+    }
+}
+
+/// A worker's end. When it is dropped, others get what it has.
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    sender: Sender<(WorkerId, Said)>,
+}
+
+impl Worker {
+    /// Asks for work. No answer comes if the service stops.
+    pub(crate) fn ask(&self) -> oneshot::Receiver<Task> {
+        let (sender, receiver) = oneshot::channel();
+        self.say(Said::Hungry(sender));
+        receiver
+    }
+
+    /// Hands a proof in.
+    pub(crate) fn proven(&self, position: OpeningPosition, made: Made, took: Duration) {
+        self.say(Said::Proven { position, made: Box::new(made), took });
+    }
+
+    pub(crate) fn cannot_be_proven(&self, position: OpeningPosition, why: String) {
+        self.say(Said::Unprovable { position, why });
+    }
+
+    /// Gives back what it has.
+    pub(crate) fn give_back(&self) {
+        self.say(Said::Returned);
+    }
+
+    fn say(&self, said: Said) {
+        // The dispatcher is gone when the node stops; then nobody wants to know.
+        let _ = self.sender.send((self.id, said));
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.say(Said::Left);
+    }
+}
+
+pub(super) struct Dispatcher {
+    pub(super) log: EventLog,
+    pub(super) store: Arc<Store>,
+    pub(super) backlog: Arc<Backlog>,
+    pub(super) metrics: Arc<ProofMetrics>,
+    /// How long a worker has for one proof before another gets the request too.
+    pub(super) patience: Duration,
+    pub(super) said: Receiver<(WorkerId, Said)>,
+    /// There may be new openings.
+    pub(super) opened: Receiver<()>,
+    /// Models that are served: their keys are made before somebody waits for them.
+    pub(super) announced: Receiver<ModelId>,
+    /// Told when there is a new record.
+    pub(super) recorded: Sender<()>,
+    pub(super) state: Dispatch,
+}
+
+/// What the dispatcher remembers.
+pub(super) struct Dispatch {
+    /// Openings before this were read.
+    read: OpeningPosition,
+    /// Openings before this are through; the store may know an earlier place.
+    through: OpeningPosition,
+    saved: (OpeningPosition, Instant),
+    queue: Queue,
+    workers: BTreeMap<WorkerId, Hand>,
+    /// Models that were announced, for workers that join later.
+    models: VecDeque<ModelId>,
+}
+
+/// What is known of a worker.
+#[derive(Default)]
+struct Hand {
+    last_word: bool,
+    hungry: Option<oneshot::Sender<Task>>,
+    to_make_ready: VecDeque<ModelId>,
+}
+
+impl Dispatch {
+    pub(super) fn new(from: OpeningPosition) -> Self {
+        let saved = (from, Instant::now());
+        let (queue, workers, models) = (Queue::default(), BTreeMap::new(), VecDeque::new());
+        Self { read: from, through: from, saved, queue, workers, models }
+    }
+}
+
+impl Dispatcher {
+    /// Until the service stops and all workers have left: what they were doing is kept.
+    pub(super) fn run(mut self) {
+        while !self.log.is_stopping() || !self.state.workers.is_empty() {
+            if let Err(fault) = self.turn() {
+                tracing::error!(%fault, "nothing is handed out to be proven; trying again");
+                self.log.sleep(RETRY);
+            }
+        }
+        if let Err(fault) = self.save() {
+            tracing::warn!(%fault, "the cursor of proofs stays where it was; what is before it is not proven again");
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), Fault> {
+        self.listen();
+        if self.log.is_stopping() {
+            // Who waits for work learns that there is none.
+            self.state.workers.values_mut().for_each(|hand| hand.hungry = None);
+            return Ok(());
+        }
+        for (worker, job) in self.state.queue.overdue(Instant::now(), self.patience) {
+            let (request, patience) = (job.leaf.request, self.patience);
+            tracing::warn!(%request, worker = worker.0, ?patience, "not proven in time; another prover gets it too");
+        }
+        self.read()?;
+        self.hand_out();
+        self.metrics.oldest.store(self.state.queue.oldest().unwrap_or(0), Relaxed);
+        if let Some(until) = self.state.queue.settle() {
+            self.state.through = until;
+        }
+        let (saved, when) = self.state.saved;
+        if saved < self.state.through && (self.state.queue.is_empty() || when.elapsed() >= SAVE_EVERY) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), Fault> {
+        self.store.set_proved_until(self.state.through)?;
+        self.state.saved = (self.state.through, Instant::now());
+        self.log.handle.release_openings(self.state.through)?;
+        Ok(())
+    }
+
+    /// Hears everything that was said, or waits for something.
+    fn listen(&mut self) {
+        crossbeam_channel::select! {
+            recv(self.said) -> said => {
+                if let Ok((worker, said)) = said {
+                    self.hear(worker, said);
+                }
+            }
+            recv(self.opened) -> _ => {}
+            recv(self.announced) -> model => {
+                if let Ok(model) = model {
+                    self.announce(model);
+                }
+            }
+            default(IDLE) => {}
+        }
+        while let Ok((worker, said)) = self.said.try_recv() {
+            self.hear(worker, said);
+        }
+    }
+
+    fn announce(&mut self, model: ModelId) {
+        let state = &mut self.state;
+        for models in
+            state.workers.values_mut().map(|hand| &mut hand.to_make_ready).chain([&mut state.models])
+        {
+            models.retain(|known| *known != model);
+            models.push_back(model);
+            if models.len() > MAX_MODELS {
+                // Its key is made with its first proof.
+                models.pop_front();
+            }
+        }
+    }
+
+    fn hear(&mut self, worker: WorkerId, said: Said) {
+        let Dispatch { queue, workers, models, .. } = &mut self.state;
+        match said {
+            Said::Joined { last_word } => {
+                workers.insert(worker, Hand { last_word, hungry: None, to_make_ready: models.clone() });
+            }
+            Said::Hungry(reply) => {
+                // Who asks has nothing under way.
+                queue.give_back(worker);
+                if let Some(hand) = workers.get_mut(&worker) {
+                    hand.hungry = Some(reply);
+                }
+            }
+            Said::Proven { position, made, took } => self.proven(position, *made, took),
+            Said::Unprovable { position, why } => {
+                let last_word = workers.get(&worker).is_some_and(|hand| hand.last_word);
+                let present: BTreeSet<WorkerId> = workers.keys().copied().collect();
+                if queue.decline(worker, position, &present) || last_word {
+                    self.keep(position, State::Failed(why), None);
+                }
+            }
+            Said::Returned => queue.give_back(worker),
+            Said::Left => {
+                queue.give_back(worker);
+                workers.remove(&worker);
+            }
+        }
+    }
+
+    fn proven(&mut self, position: OpeningPosition, made: Made, took: Duration) {
+        let Some(job) = self.state.queue.job(position) else { return };
+        let Made { proof, key, key_bytes, output } = made;
+        let id = event::proof_id(&job.leaf.hash());
+        let proof = ProofEvent { id, index: job.index, time: unix_now(), key, proof };
+        // Of several that prove at once each gives its share.
+        self.backlog.set_pace(took / self.state.queue.out().max(1) as u32);
+        if self.keep(position, State::Proved { proof, output }, Some(&key_bytes)) {
+            self.metrics.prove_nanos.fetch_add(took.as_nanos() as u64, Relaxed);
+        }
+    }
+
+    /// Gives a request its record, unless it has one. Where the disk takes none, tries again until the service stops.
+    fn keep(&mut self, position: OpeningPosition, state: State, key: Option<&[u8]>) -> bool {
+        let Some(job) = self.state.queue.job(position).cloned() else { return false };
+        let (request, leaf_hash, model) = (job.leaf.request, job.leaf.hash(), job.leaf.model);
+        let record = Record { request, index: job.index, leaf_hash, model, state };
+        let is_new = loop {
+            match self.record(&job, &record, key) {
+                Ok(is_new) => break is_new,
+                Err(_) if self.log.is_stopping() => return false,
+                Err(fault) => {
+                    tracing::error!(%fault, %request, "not recorded yet; trying again");
+                    self.log.sleep(RETRY);
+                }
+            }
+        };
+        self.state.queue.finish(position);
+        self.backlog.leave(1);
+        is_new
+    }
+
+    fn record(&mut self, job: &Job, record: &Record, key: Option<&[u8]>) -> Result<bool, Fault> {
+        if self.store.record(&record.request)?.is_some() {
+            return Ok(false);
+        }
+        if let (State::Proved { proof, .. }, Some(key)) = (&record.state, key) {
+            self.store.add_key(&proof.key, key)?;
+            self.store.add(record, Some(&job.opening))?;
+            self.metrics.proved.fetch_add(1, Relaxed);
+            self.log.append(&[proof.encode()]);
+        } else {
+            self.store.add(record, None)?;
+            self.metrics.failed.fetch_add(1, Relaxed);
+        }
+        let _ = self.recorded.try_send(());
+        Ok(true)
+    }
+
+    /// Reads openings until one is to be proven, or there are none.
+    fn read(&mut self) -> Result<(), Fault> {
+        while !self.state.queue.has_waiting() && self.state.queue.len() < MAX_QUEUED {
+            let openings = self.log.handle.openings(self.state.read, WINDOW_BYTES)?;
+            if openings.is_empty() {
+                break;
+            }
+            for opening in openings {
+                let (position, next) = (opening.position, opening.next);
+                let job = self.job(opening)?;
+                if job.is_none() {
+                    self.backlog.leave(1);
+                }
+                self.state.queue.push(position, next, job);
+                self.state.read = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be done for an opening: nothing if its leaf is not in the log, or has its record.
+    fn job(&self, opening: StoredOpening) -> Result<Option<Job>, Fault> {
+        let Some(index) = self.log.handle.index_of(&opening.request)? else { return Ok(None) };
+        let Some(bytes) = self.log.handle.leaf(index)? else { return Ok(None) };
+        let leaf = Leaf::decode(&bytes).ok().filter(|leaf| {
+            // The log keeps the first leaf of a request: this may be the opening of another.
+            leaf.mode == Mode::Zk && leaf.hash() == opening.leaf_hash
+        });
+        let Some(leaf) = leaf else { return Ok(None) };
+        if self.store.record(&opening.request)?.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(Job { position: opening.position, index, leaf, opening: opening.bytes }))
+    }
+
+    fn hand_out(&mut self) {
+        let Dispatch { queue, workers, .. } = &mut self.state;
+        let now = Instant::now();
+        for (id, hand) in workers.iter_mut().filter(|(_, hand)| hand.hungry.is_some()) {
+            let task = match queue.take(*id, now) {
+                Some(job) => Some(Task::Prove(job)),
+                None => hand.to_make_ready.pop_front().map(Task::MakeReady),
+            };
+            if let Some(task) = task
+                && let Some(hungry) = hand.hungry.take()
+                && hungry.send(task).is_err()
+            {
+                // It has gone; that it left is on its way.
+                queue.give_back(*id);
+            }
+        }
+    }
+}
+
+/// Messages of workers that are not heard yet. Each has three under way at most.
+const UNREAD: usize = 256;
+/// Openings that are read at once.
+const WINDOW_BYTES: usize = 1 << 20;
+/// Openings that are read and not all through.
+const MAX_QUEUED: usize = 4096;
+/// Models whose keys are made ahead.
+const MAX_MODELS: usize = 64;
+/// How long the thread sleeps without looking for what is overdue, or the end.
+const IDLE: Duration = Duration::from_millis(200);
+/// A start goes over what came later than this once more, without proving it again.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
