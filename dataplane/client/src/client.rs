@@ -1,10 +1,10 @@
 //! The connection: set-up, what the node said of itself, the model table, the end.
 
 use crate::check::Checker;
-use crate::conversation::{Session, disconnected};
+use crate::conversation::Session;
+use crate::dial;
 use crate::error::ClientError;
 use crate::lane::Lanes;
-use crate::tls::PinnedKey;
 use haca_verifier::Trust;
 use haca_wire::connect::Connect;
 use haca_wire::frame::FrameKind;
@@ -12,21 +12,8 @@ use haca_wire::message::model::{self, ModelEntry, ModelList};
 use haca_wire::message::session::{Hello, Welcome};
 use haca_wire::message::{DecodeError, Encoder};
 use haca_wire::{ALPN, PROTOCOL_VERSION, Status};
-use quinn::{ConnectionError, TransportErrorCode, VarInt};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// A round trip within a rack, with a margin for a busy node. QUIC's own 333 ms would make the loss of the first
-/// packet cost a second; too short a guess only costs a few repeated packets (RFC 9002 section 6.2.2).
-const INITIAL_RTT: Duration = Duration::from_millis(2);
-
-/// The node is asked to acknowledge this soon, instead of after 25 ms: the loss of the last packet of a burst is
-/// noticed the sooner.
-const MAX_ACK_DELAY: Duration = Duration::from_millis(2);
-
-/// TLS alert 120, `no_application_protocol` (RFC 7301 section 3.2).
-const NO_APPLICATION_PROTOCOL: u8 = 120;
 
 /// How a [`Client`] connects.
 #[derive(Debug, Clone)]
@@ -74,28 +61,14 @@ impl Client {
     /// # Errors
     /// If the node cannot be reached in time, is another one, speaks another protocol, or refuses.
     pub async fn connect(connect: &Connect, options: ClientOptions) -> Result<Self, ClientError> {
-        let address = reachable(connect.address);
+        let address = dial::reachable(connect.address);
         let trust = Trust::from_connect(connect).map_err(|error| ClientError::LogKey(error.to_string()))?;
-        let pinned = PinnedKey::new(connect.key_pin);
-        let local: IpAddr = match address {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let endpoint = quinn::Endpoint::client(SocketAddr::new(local, 0))
-            .map_err(|error| ClientError::Socket { address, reason: error.to_string() })?;
-        let mut config = quinn::ClientConfig::new(Arc::new(pinned.config(ALPN)));
-        config.transport_config(Arc::new(transport(&options)));
-
+        let endpoint = dial::endpoint(address)?;
         let set_up = async {
-            // The name goes into the handshake and means nothing: the key names the node.
-            let connection = endpoint
-                .connect_with(config, address, "haca-node")
-                .map_err(|error| ClientError::Socket { address, reason: error.to_string() })?
-                .await
-                .map_err(|error| handshake_failed(address, &pinned, &error))?;
+            let connection = dial::connect(&endpoint, address, connect.key_pin, ALPN, &options).await?;
             let session = Arc::new(Session::new(address, connection));
             let mut streams = vec![session.open().await?];
-            let welcome = greet(&session, &mut streams[0], options.software).await?;
+            let welcome = greet(&session, &mut streams[0], options.software.clone()).await?;
             if welcome.node != connect.node_key {
                 let (expected, said) = (connect.node_key, welcome.node);
                 return Err(session.end(ClientError::WrongNode { address, expected, said }));
@@ -184,17 +157,6 @@ impl Drop for Client {
     }
 }
 
-/// A node that listens on every address writes the unspecified one; from its own machine that is the loopback. (Sent
-/// to as it stands, answers would come from another address than was asked, and QUIC would not take them.)
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
-}
-
 /// `Hello` out, `Welcome` back, on the session's first stream, which stays open.
 async fn greet(
     session: &Session,
@@ -222,39 +184,4 @@ async fn greet(
         return Err(session.end(ClientError::protocol(address, "its Welcome states a limit of zero")));
     }
     Ok(welcome)
-}
-
-fn transport(options: &ClientOptions) -> quinn::TransportConfig {
-    let mut acks = quinn::AckFrequencyConfig::default();
-    acks.max_ack_delay(Some(MAX_ACK_DELAY));
-    let mut transport = quinn::TransportConfig::default();
-    transport
-        .initial_rtt(INITIAL_RTT)
-        .ack_frequency_config(Some(acks))
-        .keep_alive_interval(Some(options.keep_alive))
-        // A duration that QUIC cannot state is as good as none.
-        .max_idle_timeout(options.idle_timeout.try_into().ok())
-        // The node opens no streams.
-        .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        // A lane that has begun a frame ends it before another lane's: no frame waits for a half of another.
-        .send_fairness(false);
-    transport
-}
-
-/// What the failure of a handshake is called.
-fn handshake_failed(address: SocketAddr, pinned: &PinnedKey, error: &ConnectionError) -> ClientError {
-    if let Some(seen) = pinned.other_key() {
-        return ClientError::WrongPin { address, pin: pinned.pin(), seen };
-    }
-    let alert = match error {
-        ConnectionError::VersionMismatch => return ClientError::WrongProtocol { address },
-        ConnectionError::TransportError(error) => error.code,
-        ConnectionError::ConnectionClosed(close) => close.error_code,
-        _ => return disconnected(address, error),
-    };
-    if alert == TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL) {
-        return ClientError::WrongProtocol { address };
-    }
-    disconnected(address, error)
 }

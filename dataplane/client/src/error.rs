@@ -47,12 +47,13 @@ pub enum ClientError {
     /// Something else than this protocol is spoken there.
     #[error(
         "{address} does not speak {alpn:?} (TLS: no application protocol in common); use a client of the node's \
-         release, or correct the address",
-        alpn = String::from_utf8_lossy(haca_wire::ALPN)
+         release, or correct the address"
     )]
     WrongProtocol {
         /// The node.
         address: SocketAddr,
+        /// What it should have spoken.
+        alpn: String,
     },
     /// The node speaks another version of this protocol.
     #[error(

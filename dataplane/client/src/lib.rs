@@ -26,6 +26,7 @@
 mod check;
 mod client;
 mod conversation;
+pub mod dial;
 mod error;
 mod infer;
 mod lane;
