@@ -147,6 +147,7 @@ fn handed() -> Handed {
         log_key: signed_note::new_ed25519_verifier_key(ORIGIN, &log.0.verifying_key()),
         development_issuer: None,
         verifier_key: Some(verifier.public()),
+        services: None,
     };
     connect.write(&handed.path("connect.toml")).unwrap();
     let mut shape = vec![1];

@@ -91,6 +91,7 @@ fn handed() -> Handed {
         log_key: signed_note::new_ed25519_verifier_key(ORIGIN, &log.0.verifying_key()),
         development_issuer: Some(Digest(SigningKey::from_bytes(&root_seed).verifying_key().to_bytes())),
         verifier_key: None,
+        services: None,
     };
     connect.write(&dir.path().join("connect.toml")).unwrap();
     let binding = Binding {

@@ -7,6 +7,7 @@ use crate::quic::QuicLimits;
 use crate::server::ServerConfig;
 use crate::transport::ring::RingLimits;
 use haca_settle::LogConfig;
+use haca_wire::Digest;
 use haca_wire::message::session::Limits;
 use haca_wire::receipt::MAX_BATCH;
 use serde::{Deserialize, Serialize};
@@ -131,11 +132,48 @@ pub struct ZkSettings {
     pub prover_threads: usize,
     /// Models with larger circuits are served without the mode. Proving takes about 0.5 KB of memory a constraint.
     pub max_constraints: usize,
+    /// Where to listen for provers and verifiers that run apart from the node (UDP); without, for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub services: Option<SocketAddr>,
+    /// `within`: the node proves, and provers that run apart help. `apart`: only these prove.
+    pub prover: Place,
+    /// Keys of provers that may connect. They see the rows of requests.
+    pub provers: Vec<Digest>,
+    /// How long a prover has for one proof, in seconds, before another gets the request too.
+    pub prover_patience_s: u64,
+    /// `within`: callers are given the verdicts of the node's own verifier. `apart`: those of the first in `verifiers`.
+    pub verifier: Place,
+    /// Keys of verifiers that may connect. They see the rows of requests.
+    pub verifiers: Vec<Digest>,
+    /// Proven requests whose rows are kept for verifiers that have not come to them.
+    pub max_unjudged: u64,
+}
+
+/// Where a service of mode `zk` runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// Within the node.
+    Within,
+    /// In a process of its own, perhaps on another machine.
+    Apart,
 }
 
 impl Default for ZkSettings {
     fn default() -> Self {
-        Self { enabled: true, max_pending: 4096, prover_threads: 0, max_constraints: 1 << 20 }
+        Self {
+            enabled: true,
+            max_pending: 4096,
+            prover_threads: 0,
+            max_constraints: 1 << 20,
+            services: None,
+            prover: Place::Within,
+            provers: Vec::new(),
+            prover_patience_s: 600,
+            verifier: Place::Within,
+            verifiers: Vec::new(),
+            max_unjudged: 65_536,
+        }
     }
 }
 
@@ -150,6 +188,9 @@ impl Default for LogSettings {
         }
     }
 }
+
+/// Provers, and verifiers, that may connect: of each proof the log takes a leaf for each verifier.
+const MAX_SERVICES: usize = 16;
 
 /// A setting that cannot work.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -197,6 +238,19 @@ impl Config {
         let room = self.log.queue_capacity >= self.max_batch;
         rule("log.queue_capacity", &self.log.queue_capacity, room, "must be at least max_batch")?;
         rule("zk.max_pending", &self.zk.max_pending, self.zk.max_pending > 0, "must be at least 1")?;
+        let patience = (1..=1 << 20).contains(&self.zk.prover_patience_s);
+        rule("zk.prover_patience_s", &self.zk.prover_patience_s, patience, "must be 1 to 1048576")?;
+        for (setting, place, keys) in [
+            ("zk.provers", self.zk.prover, &self.zk.provers),
+            ("zk.verifiers", self.zk.verifier, &self.zk.verifiers),
+        ] {
+            let text = format!("{} keys", keys.len());
+            rule(setting, &text, keys.len() <= MAX_SERVICES, "at most 16 may connect")?;
+            let is_used = keys.is_empty() || self.zk.services.is_some();
+            rule(setting, &text, is_used, "nobody can connect without zk.services, an address to listen on")?;
+            let somebody = place == Place::Within || !keys.is_empty();
+            rule(setting, &text, somebody, "somebody must do it: name a key, or set the service to within")?;
+        }
         rule("spin_us", &self.spin_us, self.spin_us >= -1, "must be microseconds, or -1 to never park")
     }
 
@@ -321,6 +375,13 @@ mod tests {
         let bad = Config { max_batch: 2000, ..Config::default() };
         assert_eq!(bad.check().unwrap_err().to_string(), "max_batch = 2000: must be 1 to 1024");
         assert!(toml::from_str::<Config>("max_batches = 3").is_err());
+        for (zk, named) in [
+            (ZkSettings { prover: Place::Apart, ..ZkSettings::default() }, "zk.provers"),
+            (ZkSettings { verifiers: vec![Digest([1; 32])], ..ZkSettings::default() }, "zk.verifiers"),
+        ] {
+            let error = Config { zk, ..Config::default() }.check().unwrap_err();
+            assert!(error.to_string().starts_with(named), "{error}");
+        }
         assert_eq!(toml::from_str::<Config>("[log]\nmax_group = 3").unwrap().log.max_group, 3);
     }
 }

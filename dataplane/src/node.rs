@@ -211,6 +211,7 @@ impl Node {
             log_key: log_verifier_key,
             development_issuer: evidence.map(|evidence| Digest(evidence.issuer)),
             verifier_key: proving.as_ref().map(|proving| proving.verifier),
+            services: proving.as_ref().and_then(|proving| proving.services),
         };
         connect.write(&data.join("connect.toml"))?;
         Ok(Self { server, registry, log, events, openings, connect, cpus })

@@ -7,6 +7,7 @@
 use haca_kernels::Model;
 use haca_wire::message::proof::ProofStates;
 use haca_wire::{Digest, RequestId};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct Proving {
     pub backlog: Arc<Backlog>,
     /// Public key of the verifier.
     pub verifier: Digest,
+    /// Where provers and verifiers that run apart connect.
+    pub services: Option<SocketAddr>,
 }
 
 /// Requests that were answered and are not proven yet. Shards add, the prover takes away.

@@ -78,6 +78,7 @@ pub(crate) fn connect() -> Connect {
         log_key: log_key(),
         development_issuer: Some(Digest(SigningKey::from_bytes(&[8; 32]).verifying_key().to_bytes())),
         verifier_key: Some(verifier().public()),
+        services: None,
     }
 }
 

@@ -117,7 +117,7 @@ fn node(options: &Options) -> anyhow::Result<()> {
     config.log.enabled = options.server != Server::HacaUnsettled;
     config.zk.max_pending = MAX_PENDING;
     let services = (options.server == Server::HacaProving)
-        .then(|| Services::open(&options.data, &config.zk))
+        .then(|| Services::open(&options.data, &config))
         .transpose()?;
     let mut node = Node::start(&options.data, &config, services.as_ref().map(Services::proving))?;
     let _services = services.map(|services| services.start(&mut node)).transpose()?;

@@ -58,7 +58,7 @@ impl Args {
         let temporary = tempfile::tempdir().context("a temporary directory for the demo's data")?;
         let data = self.data.as_deref().unwrap_or(temporary.path());
         let config = Config { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() };
-        let services = Services::open(data, &config.zk)?;
+        let services = Services::open(data, &config)?;
         let mut node = Node::start(data, &config, Some(services.proving()))?;
         let proving = services.start(&mut node)?;
         let result = run(&node, data);

@@ -7,9 +7,12 @@ mod infer;
 mod model;
 mod output;
 mod progress;
+mod prover;
 mod read;
+mod service;
 mod session;
 mod up;
+mod verifier;
 mod verify;
 mod zk;
 
@@ -39,6 +42,10 @@ enum Command {
     Demo(demo::Args),
     /// Serve models from a data directory
     Up(up::Args),
+    /// Prove what a node on another machine, or in another process, has answered
+    Prover(prover::Args),
+    /// Judge the proofs of a node on another machine, or in another process
+    Verifier(verifier::Args),
     /// Compile, look at and run models
     #[command(subcommand)]
     Model(model::Command),
@@ -56,6 +63,8 @@ pub(crate) fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => args.run(),
         Command::Up(args) => args.run(),
+        Command::Prover(args) => args.run(),
+        Command::Verifier(args) => args.run(),
         Command::Model(command) => command.run(),
         Command::Infer(args) => args.run(),
         Command::Verify(args) => args.run(),

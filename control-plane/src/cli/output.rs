@@ -1,9 +1,11 @@
 //! What the tool prints: results on standard output, failures on standard error.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// An empty table with this header. Columns from `numbers` on are aligned to the right.
 pub(crate) fn table<const N: usize>(header: [&str; N], numbers: usize) -> Table {
@@ -35,6 +37,16 @@ pub(crate) fn lines(table: &Table) -> String {
 /// Prints a value as one JSON document.
 pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     print(&format!("{value:#}\n"))
+}
+
+/// Lets log lines out, on standard error; `RUST_LOG` chooses which.
+pub(crate) fn log_to_stderr() {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .init();
 }
 
 /// An error and its causes in one line. Some errors quote their cause in their own text; it is not said twice.

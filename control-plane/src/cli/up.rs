@@ -1,6 +1,5 @@
 //! `haca up`.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,14 +9,12 @@ use std::time::Duration;
 use anyhow::Context;
 use figment::Figment;
 use figment::providers::{Format as _, Serialized, Toml};
-use haca_control_plane::http::{self, Health, exposition};
+use haca_control_plane::http::{self, Health, Proofs, exposition};
 use haca_control_plane::proving::{self, Services};
 use haca_dataplane::{Config, Node};
 use haca_settle::LogHandle;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use super::output;
 
@@ -28,7 +25,10 @@ use super::output;
 Examples:
   haca up --data data
   haca up --data data --listen 0.0.0.0:4433 --http 127.0.0.1:9100 --shards 4
-  haca up --data data --config node.toml      (haca up --print-config shows every setting)")]
+  haca up --data data --config node.toml      (haca up --print-config shows every setting)
+  haca up --data data --services 0.0.0.0:4434 --config node.toml
+                                              (for haca prover and haca verifier, whose keys zk.provers and zk.verifiers
+                                              name)")]
 pub(crate) struct Args {
     /// The data directory; made if it is not there
     #[arg(long, value_name = "DIR", required_unless_present = "print_config")]
@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Where to listen for callers (UDP) [default: 127.0.0.1:4433]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Where to listen for provers and verifiers that run apart from the node (UDP) [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    services: Option<SocketAddr>,
     /// Where to answer /healthz, /readyz and /metrics
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9100")]
     http: SocketAddr,
@@ -60,13 +63,7 @@ impl Args {
             return output::print(&toml::to_string(&config).context("the settings as TOML")?);
         }
         let data = self.data.clone().context("--data DIR is missing")?;
-        tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_env_filter(
-                EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy(),
-            )
-            .init();
+        output::log_to_stderr();
         // One thread is enough for signals and HTTP; the shards have their own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.serve(&data, config))
@@ -83,6 +80,9 @@ impl Args {
         if let Some(listen) = self.listen {
             figment = figment.merge(("listen", listen));
         }
+        if let Some(services) = self.services {
+            figment = figment.merge(("zk.services", services));
+        }
         if let Some(shards) = self.shards {
             figment = figment.merge(("shards", shards));
         }
@@ -98,9 +98,8 @@ impl Args {
         let http = http::Server::bind(self.http).await?;
         let http_address = http.local_addr();
         // Without the log nothing says what is to be proven.
-        let services = (config.zk.enabled && config.log.enabled)
-            .then(|| Services::open(data, &config.zk))
-            .transpose()?;
+        let services =
+            (config.zk.enabled && config.log.enabled).then(|| Services::open(data, &config)).transpose()?;
         let mut node = Node::start(data, &config, services.as_ref().map(Services::proving))?;
         let proving = services.map(|services| services.start(&mut node)).transpose()?;
 
@@ -151,7 +150,11 @@ fn health(node: &Node, proving: Option<&proving::Running>, draining: &Arc<Atomic
     let (log, draining): (LogHandle, _) = (node.log(), Arc::clone(draining));
     let stopped_shards = node.stopped_shards();
     let (metrics, log_for_metrics) = (node.metrics().to_vec(), node.log());
-    let proofs = proving.map(|proving| (proving.metrics(), proving.backlog()));
+    let proofs = proving.map(|proving| Proofs {
+        metrics: proving.metrics(),
+        backlog: proving.backlog(),
+        served: proving.served().to_vec(),
+    });
     let broken = proving.map(proving::Running::broken);
     Health {
         ready: Box::new(move || {
@@ -211,6 +214,10 @@ fn greeting(node: &Node, data: &Path, http: SocketAddr, config: &Config) -> Stri
         true => format!("zk        up to {} answers wait for their proofs\n", config.zk.max_pending),
         false => "zk        switched off\n".to_owned(),
     };
+    if let Some(services) = connect.services {
+        let (provers, verifiers) = (config.zk.provers.len(), config.zk.verifiers.len());
+        text += &format!("services  on {services} (QUIC), for {provers} provers and {verifiers} verifiers\n");
+    }
     text += "memory    at most, models aside:\n";
     let parts = config.memory(node.cpus().len());
     for (part, bytes) in &parts {
@@ -229,6 +236,7 @@ fn announcement(node: &Node, data: &Path, http: SocketAddr, config: &Config) -> 
         .collect();
     json!({
         "address": connect.address,
+        "services": connect.services,
         "http": http,
         "connect": data.join("connect.toml"),
         "node_key": connect.node_key,

@@ -7,14 +7,22 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::proving::ProofMetrics;
+use crate::proving::apart::Served;
 use haca_dataplane::Backlog;
 use haca_dataplane::clock::unix_now;
 use haca_dataplane::metrics::{Counter, Histogram, ShardMetrics};
 use haca_settle::LogStatus;
 use haca_wire::Status;
 
-/// What prover and verifier count, and how far the prover is behind.
-pub(super) type Proofs = (Arc<ProofMetrics>, Arc<Backlog>);
+/// What is counted of mode `zk`.
+pub struct Proofs {
+    /// What the services count.
+    pub metrics: Arc<ProofMetrics>,
+    /// How far the provers are behind.
+    pub backlog: Arc<Backlog>,
+    /// Services that run apart.
+    pub served: Vec<Arc<Served>>,
+}
 
 /// All metrics of a node; of mode `zk` where it is offered.
 pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus, proofs: Option<&Proofs>) -> String {
@@ -65,11 +73,25 @@ pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus, proofs: Option<
     text.one("haca_log_checkpoint_failing", "gauge", help, u64::from(log.checkpoint_failing));
     text.one("haca_log_waiting_ids", "gauge", "Request ids whose receipts are waited for", log.waiting_ids);
     text.one("haca_log_disk_bytes", "gauge", "Bytes of the log on disk", log.disk_bytes);
-    if let Some((metrics, backlog)) = proofs {
-        text.proofs(metrics, backlog);
+    if let Some(proofs) = proofs {
+        text.proofs(proofs);
     }
     text.0
 }
+
+/// Name, kind, help and value of what is counted of each service.
+type OfService = (&'static str, &'static str, &'static str, fn(&Served) -> &AtomicU64);
+
+const SESSIONS: OfService =
+    ("haca_zk_service_sessions", "gauge", "Sessions of a service that runs apart", |service| {
+        &service.sessions
+    });
+const RESULTS: OfService = (
+    "haca_zk_service_results_total",
+    "counter",
+    "Proofs or verdicts that were taken from a service that runs apart",
+    |service| &service.results,
+);
 
 struct Text(String);
 
@@ -111,7 +133,7 @@ impl Text {
         }
     }
 
-    fn proofs(&mut self, metrics: &ProofMetrics, backlog: &Backlog) {
+    fn proofs(&mut self, Proofs { metrics, backlog, served }: &Proofs) {
         let help = "Requests that were answered and are not proven yet";
         self.one("haca_zk_pending", "gauge", help, backlog.pending());
         let oldest = metrics.oldest.load(Relaxed);
@@ -132,6 +154,18 @@ impl Text {
         counter("haca_zk_disagreements_total", help, &metrics.disagreements);
         let help = "Proofs whose openings were gone when a verifier came to them";
         counter("haca_zk_missed_total", help, &metrics.missed);
+        let help = "Proofs of provers that run apart which did not hold and were not logged: an alarm";
+        counter("haca_zk_rejected_total", help, &metrics.rejected);
+        for (name, kind, help, of) in [SESSIONS, RESULTS] {
+            if served.is_empty() {
+                break;
+            }
+            self.head(name, kind, help);
+            for service in served {
+                let (role, key, value) = (service.role, service.key, of(service).load(Relaxed));
+                self.line(format_args!("{name}{{role=\"{role}\",key=\"{key}\"}} {value}"));
+            }
+        }
         let prove = metrics.prove_nanos.load(Relaxed);
         self.seconds("haca_zk_prove_seconds_total", "counter", "Time spent proving", prove);
         let verify = metrics.verify_nanos.load(Relaxed);
@@ -182,7 +216,11 @@ mod tests {
             disk_bytes: 4096,
             waiting_ids: 0,
         };
-        let proofs = (Arc::default(), Arc::new(Backlog::new(4, Duration::from_secs(1))));
+        let proofs = Proofs {
+            metrics: Arc::default(),
+            backlog: Arc::new(Backlog::new(4, Duration::from_secs(1))),
+            served: Vec::new(),
+        };
         let text = exposition(&[Arc::new(shard)], &log, Some(&proofs));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (name, value) = line.rsplit_once(' ').unwrap();

@@ -8,7 +8,7 @@ mod exposition;
 mod health;
 mod listener;
 
-pub use exposition::exposition;
+pub use exposition::{Proofs, exposition};
 pub use health::{Health, NotReady, router};
 
 use std::future::Future;

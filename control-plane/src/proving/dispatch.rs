@@ -195,20 +195,20 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Hears everything that was said, or waits for something.
+    /// Hears everything that was said, or waits for something. Of what nobody can say any more it waits as long.
     fn listen(&mut self) {
         crossbeam_channel::select! {
-            recv(self.said) -> said => {
-                if let Ok((worker, said)) = said {
-                    self.hear(worker, said);
-                }
-            }
-            recv(self.opened) -> _ => {}
-            recv(self.announced) -> model => {
-                if let Ok(model) = model {
-                    self.announce(model);
-                }
-            }
+            recv(self.said) -> said => match said {
+                Ok((worker, said)) => self.hear(worker, said),
+                Err(_) => self.log.sleep(IDLE),
+            },
+            recv(self.opened) -> opened => if opened.is_err() {
+                self.log.sleep(IDLE);
+            },
+            recv(self.announced) -> model => match model {
+                Ok(model) => self.announce(model),
+                Err(_) => self.log.sleep(IDLE),
+            },
             default(IDLE) => {}
         }
         while let Ok((worker, said)) = self.said.try_recv() {

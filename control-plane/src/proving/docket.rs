@@ -62,7 +62,7 @@ pub(crate) struct Registrar {
 pub(crate) struct Docket {
     registrar: Arc<Registrar>,
     verifier: Digest,
-    batch: Batch,
+    batch: Option<Batch>,
 }
 
 /// What was given to the verifier and is not ruled on.
@@ -88,7 +88,11 @@ impl Batch {
 
 impl Docket {
     pub(crate) fn new(registrar: Arc<Registrar>, verifier: Digest) -> Self {
-        Self { registrar, verifier, batch: Batch::default() }
+        Self { registrar, verifier, batch: None }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.registrar.log.is_stopping()
     }
 
     fn is_first(&self) -> bool {
@@ -134,7 +138,7 @@ impl Docket {
             return Ok(None);
         }
         let cases = batch.cases.iter().map(|(_, case)| case.clone()).collect();
-        self.batch = Batch { next, ..batch };
+        self.batch = Some(Batch { next, ..batch });
         Ok(Some(cases))
     }
 
@@ -190,7 +194,9 @@ impl Docket {
     /// Keeps and logs what the verifier says of the cases that it was given last, in their order.
     pub(crate) fn enter(&mut self, rulings: Vec<Ruling>) -> Result<Result<(), Misruling>, Fault> {
         let mut ruled = Vec::with_capacity(rulings.len());
-        let Batch { cases, standing, adopted, failed, next } = &self.batch;
+        let Some(Batch { cases, standing, adopted, failed, next }) = &self.batch else {
+            return Ok(Err(Misruling("it rules on what it was not given")));
+        };
         if rulings.len() != cases.len() {
             return Ok(Err(Misruling("it does not rule on each case")));
         }
@@ -236,7 +242,7 @@ impl Docket {
         }
         store.set_judged_until(&self.verifier, *next)?;
         store.forget_openings(panel, *keep)?;
-        self.batch = Batch::default();
+        self.batch = None;
         let _ = judged.try_send(());
         Ok(Ok(()))
     }

@@ -107,6 +107,12 @@ impl Judge {
         Ok(judgements)
     }
 
+    /// The output's integers, of a case whose proof holds.
+    pub(crate) fn output(&mut self, case: &Case) -> Option<Vec<i64>> {
+        let model = self.model(&case.leaf.model).ok()?;
+        Opening::decode(&case.opening, model.input_len(), model.output_len()).map(|opening| opening.output)
+    }
+
     /// What a proof claims, or why it claims nothing.
     fn claim(&mut self, case: &Case) -> Result<Result<(Arc<VerifyingKey>, Claim), Wrong>, WorkbenchError> {
         if case.proof.id != proof_id(&case.leaf.hash()) {

@@ -16,11 +16,14 @@
 //! | `docket` | what one verifier has to judge, and where its verdicts go |
 //! | `judge`, `verifier` | judging proofs; the verifier within the node |
 //! | `desk` | who waits for proofs |
+//! | `apart` | provers and verifiers in other processes |
+//! | `start` | which services a node has |
 //! | `threads` | starting a service, and learning that it broke |
 //!
 //! A prover that is behind makes the node refuse requests of mode `zk` once [`ZkSettings::max_pending`] wait; the others
 //! are not touched. Threads have a low priority and stay off the shards' cores where there are other cores.
 
+pub mod apart;
 mod attempt;
 mod desk;
 mod dispatch;
@@ -29,34 +32,31 @@ mod events;
 mod judge;
 mod prover;
 mod queue;
+mod start;
 mod store;
 mod threads;
 mod verifier;
 mod workbench;
 
-use crate::proving::desk::{Counter, DeskThread, Wait};
-use crate::proving::dispatch::{Dispatch, Dispatcher, Workers};
-use crate::proving::docket::{Docket, Registrar};
-use crate::proving::events::{EventLog, LogView};
-use crate::proving::judge::Judge;
-use crate::proving::prover::ProverThread;
+use crate::proving::apart::Served;
+use crate::proving::desk::{Counter, Wait};
 use crate::proving::store::Store;
-use crate::proving::threads::{Broken, spawn, spawn_with_pool};
-use crate::proving::verifier::VerifierThread;
-use crate::proving::workbench::{Models, Workbench};
+use crate::proving::threads::Broken;
+use crate::proving::workbench::Models;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use haca_dataplane::config::ZkSettings;
+use haca_dataplane::config::{Config, Place, ZkSettings};
 use haca_dataplane::keys::{self, KeyError};
-use haca_dataplane::{Backlog, Node, Proving};
-use haca_settle::{LogHandle, OpeningPosition};
-use haca_wire::ModelId;
+use haca_dataplane::{Backlog, Proving};
 use haca_wire::event::VerifierKey;
+use haca_wire::{Digest, ModelId};
+use std::net::{SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 pub use store::StoreError;
 pub use workbench::WorkbenchError;
@@ -75,6 +75,14 @@ pub enum ProvingError {
     /// The verifier's key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The address for services that run apart is not to be had.
+    #[error("{address} (zk.services): {source}; give another address, or none")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A thread cannot be started.
     #[error("no thread for {service}: {source}")]
     Thread {
@@ -94,6 +102,8 @@ pub struct ProofMetrics {
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
     pub disagreements: AtomicU64,
+    /// Proofs of provers that run apart which did not hold.
+    pub rejected: AtomicU64,
     /// Proofs whose openings were gone when a verifier came to them.
     pub missed: AtomicU64,
     /// What proofs took together, in nanoseconds.
@@ -106,8 +116,12 @@ pub struct ProofMetrics {
 
 /// Prover and verifier of one data directory, before the node is there.
 pub struct Services {
+    data: PathBuf,
     dir: PathBuf,
     settings: ZkSettings,
+    max_model_bytes: u64,
+    /// Where services that run apart connect.
+    socket: Option<(UdpSocket, SocketAddr)>,
     store: Arc<Store>,
     key: VerifierKey,
     backlog: Arc<Backlog>,
@@ -122,7 +136,10 @@ impl Services {
     ///
     /// # Errors
     /// If it cannot be read or made.
-    pub fn open(data: &Path, settings: &ZkSettings) -> Result<Self, ProvingError> {
+    pub fn open(data: &Path, config: &Config) -> Result<Self, ProvingError> {
+        let settings = &config.zk;
+        let bind = |address| apart::bind(address).map_err(|source| ProvingError::Bind { address, source });
+        let socket = settings.services.map(bind).transpose()?;
         let dir = data.join("zk");
         std::fs::create_dir_all(&dir).map_err(|source| ProvingError::Store {
             path: dir.clone(),
@@ -134,8 +151,11 @@ impl Services {
         let (counter, asked) = Counter::new();
         let (announce, announced) = bounded(MAX_ANNOUNCED);
         Ok(Self {
+            data: data.to_owned(),
             dir,
             settings: settings.clone(),
+            max_model_bytes: config.max_model_bytes,
+            socket,
             store: Arc::new(store),
             key,
             backlog: Arc::new(Backlog::new(settings.max_pending, FIRST_PACE)),
@@ -170,89 +190,17 @@ impl Services {
             }),
             ask: Arc::new(move |ids, reply| counter.ask(ids, reply)),
             backlog: Arc::clone(&self.backlog),
-            verifier: self.key.public(),
+            verifier: self.first_verifier(),
+            services: self.socket.as_ref().map(|(_, address)| *address),
         }
     }
 
-    /// Starts them on the log of the node that was started with [`Services::proving`].
-    ///
-    /// # Errors
-    /// If the store does not read or no thread can be started.
-    ///
-    /// # Panics
-    /// If the node was not started so, or its appenders were taken before.
-    pub fn start(self, node: &mut Node) -> Result<Running, ProvingError> {
-        let shards = node.cpus().to_vec();
-        let handle = node.log();
-        let stopping = Arc::new(AtomicBool::new(false));
-        let view = LogView::new(handle.clone(), Arc::clone(&stopping));
-        let appender =
-            node.take_event_appender().expect("a node that was started with a prover keeps an appender");
-        let log = EventLog::new(view.clone(), appender);
-        let metrics = Arc::new(ProofMetrics::default());
-        let broken = Broken::default();
-        let (recorded, has_recorded) = bounded(1);
-        let (judged, has_judged) = bounded(1);
-        let (opened, has_opened) = bounded(1);
-        let (stored, until) =
-            (self.store.proved_until().map_err(|source| self.store_error(source))?, node.openings_at_start());
-        // A log that was begun anew has openings before the cursor of the one before.
-        let from = if stored <= until { stored } else { OpeningPosition::default() };
-        self.backlog.resume(left_over(&handle, from, until));
-
-        let threads = match self.settings.prover_threads {
-            0 => spare_cores(&shards),
-            threads => threads,
-        };
-        let (models, max) = (self.models(), self.settings.max_constraints);
-        let (keys, store, backlog, key) = (self.dir.join("keys"), self.store, self.backlog, self.key);
-        let (workers, said) = Workers::new();
-        let first = key.public();
-        let registrar = Arc::new(Registrar {
-            log: log.clone(),
-            store: Arc::clone(&store),
-            metrics: Arc::clone(&metrics),
-            panel: vec![first],
-            keep: MAX_KEPT,
-            judged,
-        });
-        let mut running = Running { stopping, threads: Vec::new(), broken: broken.clone(), metrics, backlog };
-        let dispatcher = Dispatcher {
-            log,
-            store: Arc::clone(&store),
-            backlog: Arc::clone(&running.backlog),
-            metrics: Arc::clone(&running.metrics),
-            patience: PATIENCE,
-            said,
-            opened: has_opened,
-            announced: self.announced,
-            recorded,
-            state: Dispatch::new(from),
-        };
-        let watch = view.clone();
-        let desk = DeskThread {
-            log: view.clone(),
-            store,
-            verifier: first,
-            asked: self.asked,
-            judged: has_judged,
-            waits: Vec::new(),
-        };
-        running.start(spawn("dispatcher", shards.clone(), &broken, || dispatcher.run()))?;
-        running.start(spawn("openings", shards.clone(), &broken, move || watch.watch_openings(&opened)))?;
-        running.start(spawn("proof-desk", shards.clone(), &broken, || desk.run()))?;
-        let (worker, log) = (workers.join(true), view.clone());
-        let workbench = Workbench::new(models.clone(), &keys, max);
-        running.start(spawn_with_pool("prover", shards.clone(), threads, &broken, |pool| {
-            ProverThread { worker, log, workbench, pool }.run();
-        }))?;
-        let (judge, metrics) = (Judge::new(models), Arc::clone(&running.metrics));
-        let docket = Docket::new(Arc::clone(&registrar), first);
-        running.start(spawn_with_pool("verifier", shards, 1, &broken, move |pool| {
-            let (log, recorded) = (view, has_recorded);
-            VerifierThread { docket, judge, key, pool, log, metrics, recorded }.run();
-        }))?;
-        Ok(running)
+    /// Whose verdicts callers are given.
+    fn first_verifier(&self) -> Digest {
+        match self.settings.verifier {
+            Place::Within => self.key.public(),
+            Place::Apart => self.settings.verifiers.first().copied().unwrap_or_default(),
+        }
     }
 
     fn store_error(&self, source: StoreError) -> ProvingError {
@@ -267,6 +215,9 @@ pub struct Running {
     broken: Broken,
     metrics: Arc<ProofMetrics>,
     backlog: Arc<Backlog>,
+    served: Vec<Arc<Served>>,
+    /// Ends the sessions of services that run apart.
+    end_sessions: Option<oneshot::Sender<()>>,
 }
 
 impl Running {
@@ -287,6 +238,11 @@ impl Running {
         Arc::clone(&self.metrics)
     }
 
+    /// The services that run apart and are let in.
+    pub fn served(&self) -> &[Arc<Served>] {
+        &self.served
+    }
+
     /// How far the prover is behind.
     pub fn backlog(&self) -> Arc<Backlog> {
         Arc::clone(&self.backlog)
@@ -299,6 +255,7 @@ impl Running {
 
     fn shut_down(&mut self) {
         self.stopping.store(true, Relaxed);
+        self.end_sessions = None;
         for thread in self.threads.drain(..) {
             // Its panic was told when it happened.
             let _ = thread.join();
@@ -312,36 +269,7 @@ impl Drop for Running {
     }
 }
 
-/// Openings that an earlier run left: those of this run are counted as they are answered.
-fn left_over(log: &LogHandle, from: OpeningPosition, until: OpeningPosition) -> u64 {
-    let (mut count, mut at) = (0, from);
-    while at < until {
-        let openings = match log.openings(at, READ_AHEAD) {
-            Ok(openings) => openings,
-            Err(error) => {
-                // The prover will meet it, and say so until it is mended; the other modes go on.
-                tracing::error!(%error, "openings that were left do not read");
-                break;
-            }
-        };
-        let Some(last) = openings.last() else { break };
-        count += openings.iter().filter(|opening| opening.position < until).count() as u64;
-        at = last.next;
-    }
-    count
-}
-
-/// Cores without a shard; at least one.
-fn spare_cores(shards: &[usize]) -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(shards.len()).max(1))
-}
-
 /// Models whose keys are to be made ahead.
 const MAX_ANNOUNCED: usize = 64;
 /// What a proof is thought to take before one was made.
 const FIRST_PACE: Duration = Duration::from_millis(500);
-const READ_AHEAD: usize = 4 << 20;
-/// How long a prover has for one proof. Of the largest circuit that is proven a key takes minutes on one core.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// Openings that are kept for verifiers that are behind.
-const MAX_KEPT: u64 = 65_536;

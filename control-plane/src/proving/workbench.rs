@@ -95,9 +95,25 @@ impl Models {
         written.map_err(|source| WorkbenchError::Io { path, source })
     }
 
-    pub(crate) fn load(&self, id: &ModelId) -> Result<Arc<Model>, WorkbenchError> {
+    /// Whether there is a file of this name.
+    pub(crate) fn has(&self, id: &ModelId) -> bool {
+        self.path(id).exists()
+    }
+
+    /// A model's file, as it lies there.
+    pub(crate) fn file(&self, id: &ModelId) -> Result<Vec<u8>, WorkbenchError> {
         let path = self.path(id);
-        let file = fs::read(&path).map_err(|source| WorkbenchError::Io { path: path.clone(), source })?;
+        fs::read(&path).map_err(|source| WorkbenchError::Io { path, source })
+    }
+
+    /// Keeps a file that came from elsewhere, unless it is not this model.
+    pub(crate) fn keep_checked(&self, id: &ModelId, file: &[u8]) -> Result<bool, WorkbenchError> {
+        let is_it = Model::load(file).is_ok_and(|model| model.id() == id.0);
+        if is_it { self.keep(id, file).map(|()| true) } else { Ok(false) }
+    }
+
+    pub(crate) fn load(&self, id: &ModelId) -> Result<Arc<Model>, WorkbenchError> {
+        let (path, file) = (self.path(id), self.file(id)?);
         let wrong = |what: String| WorkbenchError::Model { path: path.clone(), what };
         let model = Model::load(&file).map_err(|error| wrong(error.to_string()))?;
         match ModelId(model.id()) == *id {

@@ -23,6 +23,9 @@ pub struct Connect {
     /// The Ed25519 key of the verifier that signs verdicts on proofs, where the node offers mode `zk`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verifier_key: Option<Digest>,
+    /// Where provers and verifiers that run apart from the node connect, where it takes any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<SocketAddr>,
 }
 
 /// Why a `connect.toml` could not be read or written.
@@ -84,6 +87,7 @@ mod tests {
             log_key: "log+1234+AAAA".into(),
             development_issuer: None,
             verifier_key: None,
+            services: None,
         };
         let text = toml::to_string(&connect).unwrap();
         assert_eq!(toml::from_str::<Connect>(&text).unwrap(), connect);

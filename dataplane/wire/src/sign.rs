@@ -88,6 +88,69 @@ fn push_message(challenge: &Digest, model: &Digest, name: &str) -> Vec<u8> {
     [&PUSH_DOMAIN[..], &challenge.0, &model.0, name.as_bytes()].concat()
 }
 
+/// What a service that runs apart from the node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Role {
+    /// It makes proofs.
+    Prover = 0,
+    /// It judges them.
+    Verifier = 1,
+}
+
+impl Role {
+    /// The role with this number.
+    pub fn from_wire(number: u8) -> Option<Self> {
+        [Role::Prover, Role::Verifier].get(usize::from(number)).copied()
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Role::Prover => "prover",
+            Role::Verifier => "verifier",
+        })
+    }
+}
+
+/// The key by which a node knows a service that runs apart from it.
+pub struct ServiceKey(SigningKey);
+
+/// Begins every message by which a service says who it is.
+const SERVICE_DOMAIN: &[u8; 24] = b"haca service session v1\0";
+
+impl ServiceKey {
+    /// The key with this 32-byte seed.
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(seed))
+    }
+
+    /// The public half.
+    pub fn public(&self) -> Digest {
+        Digest(self.0.verifying_key().to_bytes())
+    }
+
+    /// Says that this service is at the other end of the TLS session with this exported secret (RFC 8446 section 7.5).
+    pub fn greet(&self, role: Role, session: &[u8; 32]) -> [u8; SIGNATURE_LEN] {
+        self.0.sign(&service_message(role, session)).to_bytes()
+    }
+}
+
+/// Says whether the service with this key is at the other end of the TLS session.
+pub fn verify_service(key: &Digest, role: Role, session: &[u8; 32], signature: &[u8; SIGNATURE_LEN]) -> bool {
+    let Ok(key) = VerifyingKey::from_bytes(&key.0) else { return false };
+    key.verify_strict(&service_message(role, session), &Signature::from_bytes(signature)).is_ok()
+}
+
+fn service_message(role: Role, session: &[u8; 32]) -> [u8; 57] {
+    let mut message = [0; 57];
+    message[..24].copy_from_slice(SERVICE_DOMAIN);
+    message[24] = role as u8;
+    message[25..].copy_from_slice(session);
+    message
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +173,18 @@ mod tests {
             }
             prop_assert!(!verify_batch(&node, size, &root, &signature));
         }
+    }
+
+    #[test]
+    fn a_service_is_known_in_one_role_and_one_session() {
+        let key = ServiceKey::from_seed(&[7; 32]);
+        let greeting = key.greet(Role::Prover, &[1; 32]);
+        assert!(verify_service(&key.public(), Role::Prover, &[1; 32], &greeting));
+        assert!(!verify_service(&key.public(), Role::Verifier, &[1; 32], &greeting));
+        assert!(!verify_service(&key.public(), Role::Prover, &[2; 32], &greeting));
+        assert!(!verify_service(&Digest([0; 32]), Role::Prover, &[1; 32], &greeting));
+        let numbers: Vec<_> = (0..=2).map(Role::from_wire).collect();
+        assert_eq!(numbers, [Some(Role::Prover), Some(Role::Verifier), None]);
     }
 
     #[test]

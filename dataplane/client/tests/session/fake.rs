@@ -148,6 +148,7 @@ pub(crate) fn start(behaviour: Behaviour) -> Connect {
         ),
         development_issuer: Some(Digest(SigningKey::from_bytes(&ISSUER).verifying_key().to_bytes())),
         verifier_key: Some(VerifierKey::from_seed(&VERIFIER).public()),
+        services: None,
     }
 }
 

@@ -1,0 +1,75 @@
+//! What `haca prover` and `haca verifier` have in common.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use haca_control_plane::proving::apart::{LinkError, Stop};
+use haca_dataplane::background;
+use haca_dataplane::keys::{self, Seed};
+use haca_wire::connect::Connect;
+use haca_wire::sign::Role;
+use rayon::ThreadPool;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{output, read};
+
+#[derive(Debug, clap::Args)]
+#[group(id = "service")]
+pub(crate) struct Args {
+    /// The connect.toml of the node
+    #[arg(long, value_name = "FILE")]
+    connect: PathBuf,
+    /// Where to keep the service's key and what it fetches; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Threads that compute; 0: one for each core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+impl Args {
+    /// Makes the service and runs it until SIGTERM or SIGINT; a second signal ends it at once.
+    pub(crate) fn run<S>(
+        self,
+        role: Role,
+        make: impl FnOnce(Connect, &Seed, &Path, ThreadPool) -> Result<S, LinkError>,
+        key: impl FnOnce(&S) -> haca_wire::Digest,
+        run: impl AsyncFnOnce(S, Stop) -> Result<(), LinkError>,
+    ) -> anyhow::Result<()> {
+        let connect = read::connect(&self.connect)?;
+        output::log_to_stderr();
+        std::fs::create_dir_all(&self.data).with_context(|| self.data.display().to_string())?;
+        let seed = keys::seed(&self.data.join(format!("{role}.key")))?;
+        background::yield_cores(&[]);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .thread_name(move |index| format!("{role}-{index}"))
+            .build()?;
+        let service = make(connect, &seed, &self.data, pool)?;
+        let key = key(&service);
+        output::print(&format!("{role} {key}\nthe node must name it: zk.{role}s = [\"{key}\"]\n"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let done = runtime.block_on(async {
+            let (tell, stop) = Stop::new();
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let signals = async {
+                for _ in 0..2 {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                    }
+                    tracing::info!("finishing what is under way");
+                    let _ = tell.send(true);
+                }
+            };
+            tokio::select! {
+                done = run(service, stop) => anyhow::Ok(done?),
+                () = signals => anyhow::Ok(()),
+            }
+        });
+        // What is being computed after a second signal is of no use to anybody.
+        runtime.shutdown_background();
+        done
+    }
+}

@@ -1,0 +1,140 @@
+//! The node's end of a session with a prover.
+//!
+//! A proof is checked before it is logged: the log has one place for the proof of a receipt. What comes from a prover that
+//! lies is not taken, what it had goes to another, and it is shut out. It can still refuse to prove; then others are
+//! asked, and a request that all of them decline is given up.
+
+use super::frame::Kind;
+use super::listener::{End, Session, refuse};
+use super::message::{self, Proven, Refusal, Unread};
+use crate::proving::attempt::Made;
+use crate::proving::dispatch::Worker;
+use crate::proving::judge::{Case, Judge, Judgement};
+use crate::proving::queue::{Job, Task};
+use haca_settle::OpeningPosition;
+use haca_wire::Digest;
+use haca_wire::event::{ProofEvent, proof_id};
+use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Serves a prover until it is gone.
+pub(super) async fn serve(mut session: Session) -> End {
+    let worker = session.desk.workers.join(false);
+    let mut judge = Some(Judge::new(session.desk.models.clone()));
+    let end = work(&mut session, &worker, &mut judge).await;
+    // Others get what it had before it is told anything.
+    drop(worker);
+    match end {
+        Err(End::Refused(refusal)) => refuse(&mut session.send, &session.connection, refusal).await,
+        Err(end) => {
+            let _ = session.send.finish();
+            if matches!(end, End::Done) {
+                let _ = tokio::time::timeout(PATIENCE, session.connection.closed()).await;
+            }
+            end
+        }
+        Ok(never) => match never {},
+    }
+}
+
+async fn work(
+    session: &mut Session,
+    worker: &Worker,
+    judge: &mut Option<Judge>,
+) -> Result<std::convert::Infallible, End> {
+    let mut has: Option<Arc<Job>> = None;
+    loop {
+        let (kind, payload) = session.receive().await?;
+        let mut of = |position: OpeningPosition| {
+            has.take_if(|job| job.position == position).ok_or(Unread("nobody asked for it"))
+        };
+        match kind {
+            Kind::Ask => {
+                message::decode_ask(&payload)?;
+                let task = tokio::select! {
+                    task = worker.ask() => task.map_err(|_| End::Stopping)?,
+                    error = session.connection.closed() => return Err(End::Lost(error.to_string())),
+                };
+                match task {
+                    Task::Prove(job) => {
+                        session.send(Kind::Prove, &message::encode_job(&job)).await?;
+                        has = Some(job);
+                    }
+                    Task::MakeReady(model) => session.send(Kind::MakeReady, &model.0).await?,
+                }
+            }
+            Kind::Proven => {
+                let proven = Proven::decode(&payload)?;
+                let job = of(proven.position)?;
+                take(session, worker, judge, &job, proven).await?;
+            }
+            Kind::Unprovable => {
+                let (position, why) = message::decode_unprovable(&payload)?;
+                let job = of(position)?;
+                let (request, prover) = (job.leaf.request, session.served.key);
+                tracing::error!(%request, %prover, why, "a prover says that it cannot be proven");
+                worker.cannot_be_proven(position, format!("the prover {prover} says: {why}"));
+            }
+            other => return Err(End::Unexpected(other)),
+        }
+    }
+}
+
+/// Checks a proof, and hands it in if it holds.
+async fn take(
+    session: &mut Session,
+    worker: &Worker,
+    judge: &mut Option<Judge>,
+    job: &Arc<Job>,
+    proven: Proven,
+) -> Result<(), End> {
+    let key = Digest(Sha256::digest(&proven.key).into());
+    let id = proof_id(&job.leaf.hash());
+    let proof = ProofEvent { id, index: job.index, time: 0, key, proof: proven.proof };
+    let (leaf, opening) = (job.leaf, job.opening.clone());
+    let case = Case { leaf, proof, index: 0, opening, key: Arc::from(&proven.key[..]) };
+    let judgement = loop {
+        let (desk, case) = (Arc::clone(&session.desk), case.clone());
+        let mut own = judge.take().expect("it is put back below");
+        let judged = tokio::task::spawn_blocking(move || {
+            let judged = desk.pool.install(|| own.judge(std::slice::from_ref(&case)));
+            let output = own.output(&case);
+            (own, judged.map(|mut judgements| (judgements.pop(), output)))
+        });
+        let (own, judged) = judged.await.map_err(|_| End::Stopping)?;
+        *judge = Some(own);
+        match judged {
+            Ok(judged) => break judged,
+            Err(error) => {
+                tracing::error!(request = %job.leaf.request, %error, "a proof is not checked yet; trying again");
+                tokio::time::sleep(PATIENCE).await;
+            }
+        }
+    };
+    match judgement {
+        (Some(Judgement::Holds), Some(output)) => {
+            session.served.results.fetch_add(1, Relaxed);
+            let made = Made { proof: proven.proof, key, key_bytes: proven.key, output };
+            worker.proven(job.position, made, proven.took);
+            Ok(())
+        }
+        (Some(Judgement::Refused(why)), _) => {
+            session.desk.metrics.rejected.fetch_add(1, Relaxed);
+            session.desk.admission.bar(session.served.key);
+            let request = job.leaf.request;
+            let why = format!("its proof of request {request} is not taken ({why}); it is shut out");
+            Err(End::Refused(Refusal { may_pass: false, why }))
+        }
+        (Some(Judgement::Impossible(why)), _) => {
+            worker.cannot_be_proven(job.position, why);
+            Ok(())
+        }
+        (Some(Judgement::Holds) | None, _) => {
+            unreachable!("one judgement of one case; what holds has an output")
+        }
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(1);

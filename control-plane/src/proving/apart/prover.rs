@@ -1,0 +1,138 @@
+//! `haca prover`: proves what a node elsewhere has answered.
+//!
+//! It keeps models, circuits' keys and its own key; what it was doing when it was killed, the node gives to another, or
+//! again. A proof that could not be handed in is handed in when the same request comes again.
+
+use super::frame::Kind;
+use super::link::{Link, LinkError, Node, Stop};
+use super::message::{self, Proven};
+use crate::proving::attempt::{self, Made, Unprovable};
+use crate::proving::queue::Job;
+use crate::proving::workbench::{Models, Workbench};
+use haca_wire::connect::Connect;
+use haca_wire::sign::Role;
+use haca_wire::{Digest, ModelId};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A prover that runs apart from its node.
+pub struct Prover {
+    node: Node,
+    bench: Bench,
+}
+
+struct Bench {
+    workbench: Option<Workbench>,
+    pool: Arc<rayon::ThreadPool>,
+    models: Models,
+    /// The last proof, by its leaf's hash, in case it did not arrive.
+    made: Option<(Digest, Made, Duration)>,
+}
+
+impl Prover {
+    /// A prover with this secret, that keeps what it needs in `data`.
+    ///
+    /// # Errors
+    /// If the node takes no services.
+    pub fn new(
+        connect: Connect,
+        seed: &[u8; 32],
+        data: &Path,
+        pool: rayon::ThreadPool,
+    ) -> Result<Self, LinkError> {
+        let models = Models::new(data.join("models"));
+        // The node knows what it gives out.
+        let workbench = Workbench::new(models.clone(), &data.join("keys"), usize::MAX);
+        let node = Node::new(connect, Role::Prover, seed)?;
+        let bench = Bench { workbench: Some(workbench), pool: Arc::new(pool), models, made: None };
+        Ok(Self { node, bench })
+    }
+
+    /// Its key, by which the node must know it.
+    pub fn key(&self) -> Digest {
+        self.node.key.public()
+    }
+
+    /// Proves until it is told to stop; the proof that is being made is handed in.
+    ///
+    /// # Errors
+    /// What trying again does not mend.
+    pub async fn run(self, mut stop: Stop) -> Result<(), LinkError> {
+        let Self { node, mut bench } = self;
+        node.serve(&mut stop, &mut bench, async |link, bench, stop| bench.serve(link, stop).await).await
+    }
+}
+
+impl Bench {
+    async fn serve(&mut self, link: &mut Link, stop: &mut Stop) -> Result<(), LinkError> {
+        loop {
+            if stop.is_told() {
+                link.finish().await;
+                return Ok(());
+            }
+            link.send(Kind::Ask, &message::encode_ask(0)).await?;
+            let given = tokio::select! {
+                given = link.receive() => given?,
+                () = stop.told() => return Ok(()),
+            };
+            match given {
+                (Kind::Prove, payload) => {
+                    let job = link.read(message::decode_job(&payload))?;
+                    self.prove(link, job).await?;
+                }
+                (Kind::MakeReady, payload) => {
+                    let model = link.read(message::decode_model(&payload))?;
+                    self.make_ready(link, model).await?;
+                }
+                (other, _) => return Err(link.unexpected(other)),
+            }
+        }
+    }
+
+    async fn prove(&mut self, link: &mut Link, job: Job) -> Result<(), LinkError> {
+        let (position, request, hash) = (job.position, job.leaf.request, job.leaf.hash());
+        if self.made.as_ref().is_none_or(|(of, ..)| *of != hash) {
+            link.fetch(&self.models, &job.leaf.model).await?;
+            let begun = Instant::now();
+            let made = self
+                .blocking(move |workbench, pool| attempt::prove(workbench, pool, &job.leaf, &job.opening));
+            match made.await {
+                Ok(made) => self.made = Some((hash, made, begun.elapsed())),
+                Err(Unprovable::Bench(error)) if error.may_pass() => return Err(LinkError::Disk(error)),
+                Err(reason) => {
+                    tracing::error!(%request, %reason, "cannot be proven");
+                    let unprovable = message::encode_unprovable(position, &reason.to_caller());
+                    return link.send(Kind::Unprovable, &unprovable).await;
+                }
+            }
+        }
+        let Some((_, made, took)) = &self.made else { return Ok(()) };
+        let proven = Proven { position, took: *took, proof: made.proof, key: made.key_bytes.clone() };
+        link.send(Kind::Proven, &proven.encode()).await?;
+        tracing::info!(%request, seconds = took.as_secs_f64(), "proven");
+        Ok(())
+    }
+
+    async fn make_ready(&mut self, link: &mut Link, model: ModelId) -> Result<(), LinkError> {
+        link.fetch(&self.models, &model).await?;
+        self.blocking(move |workbench, pool| attempt::make_ready(workbench, pool, &model)).await;
+        Ok(())
+    }
+
+    /// Computes on another thread, so that the connection is kept alive meanwhile.
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        compute: impl FnOnce(&mut Workbench, &rayon::ThreadPool) -> T + Send + 'static,
+    ) -> T {
+        let mut workbench = self.workbench.take().expect("it is put back below");
+        let pool = Arc::clone(&self.pool);
+        let computed = tokio::task::spawn_blocking(move || {
+            let computed = compute(&mut workbench, &pool);
+            (workbench, computed)
+        });
+        let (workbench, computed) = computed.await.expect("what proves catches its panics");
+        self.workbench = Some(workbench);
+        computed
+    }
+}
