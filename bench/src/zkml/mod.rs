@@ -6,7 +6,9 @@ mod trees;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use self::trees::Trees;
@@ -17,6 +19,7 @@ use crate::report::{self, Row};
 const EXAMPLES: &str = "\
 Examples:
   haca-bench zkml                                                  ours alone
+  haca-bench zkml --model transformer.haca --rounds 1              a model of yours
   HACA_PYTHON=venv/bin/python haca-bench zkml --json zkml.jsonl     beside EZKL, of a Python that has `ezkl` 23";
 
 /// Arguments of `haca-bench zkml`.
@@ -26,6 +29,9 @@ pub(crate) struct Options {
     /// What to run, separated by commas [default: all].
     #[arg(long, value_delimiter = ',')]
     cases: Vec<Case>,
+    /// Compiled models to prove instead, each on one random row, without the peer.
+    #[arg(long, value_name = "OUT.haca", conflicts_with = "cases")]
+    model: Vec<PathBuf>,
     /// Proofs of each case.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -132,9 +138,24 @@ layer, without the forget gate and the products with the state, which are of zer
 /// When a proof does not hold, or the peer fails.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     anyhow::ensure!(options.rounds > 0, "--rounds: at least 1");
-    let peer = ezkl::python();
+    let peer = ezkl::python().filter(|_| options.model.is_empty());
     let mut rows = Vec::new();
-    for case in Case::ALL {
+    for path in &options.model {
+        let name = path.display().to_string();
+        let model = Arc::new(haca_kernels::Model::load(&std::fs::read(path).with_context(|| name.clone())?)?);
+        let mut random = Random(11);
+        let row: Vec<f32> = (0..model.input_len()).map(|_| random.normal()).collect();
+        let figures = ours::prove_compiled(&name, model, &row, options.rounds)?;
+        let metrics = [("prove_s", "s"), ("verify_ms", "ms"), ("proof_bytes", "B")];
+        let values = [figures.prove_s, figures.verify_ms, figures.proof_bytes];
+        rows.extend(
+            metrics
+                .into_iter()
+                .zip(values)
+                .map(|(metric, value)| Row::new("zkml", name.clone(), metric, Some(value), BTreeMap::new())),
+        );
+    }
+    for case in Case::ALL.into_iter().filter(|_| options.model.is_empty()) {
         if !options.cases.is_empty() && !options.cases.contains(&case) {
             continue;
         }

@@ -15,7 +15,7 @@ use rand_core::OsRng;
 use super::{Figures, Model};
 use crate::report;
 
-/// Proves a row of the model, and checks each proof.
+/// Compiles the model, proves a row of it, and checks each proof.
 pub(super) fn prove(
     model: &Model,
     calibration: Vec<f32>,
@@ -25,10 +25,25 @@ pub(super) fn prove(
     let rows = calibration.len() / row.len();
     let calibration = Array { shape: [&[rows], model.row].concat(), data: calibration };
     let compiled = compile(&model.ours, &calibration, &CompileOptions::default(), &mut |_| {})?;
-    let compiled = Arc::new(Compiled::load(&compiled.file)?);
+    prove_compiled(model.name, Arc::new(Compiled::load(&compiled.file)?), row, rounds)
+}
+
+/// Proves a row of a compiled model, and checks each proof.
+pub(super) fn prove_compiled(
+    name: &str,
+    compiled: Arc<Compiled>,
+    row: &[f32],
+    rounds: usize,
+) -> anyhow::Result<Figures> {
+    let start = Instant::now();
     let circuit = Circuit::new(Arc::clone(&compiled))?;
-    println!("{}: ours, {} constraints", model.name, circuit.system().constraints());
-    let key = development(circuit.system(), compiled.id(), &mut OsRng)?;
+    let system = circuit.system();
+    let seconds = start.elapsed().as_secs_f64();
+    let (constraints, terms) = (system.constraints(), system.terms());
+    println!("{name}: ours, {constraints} constraints of {terms} terms, written in {seconds:.1} s");
+    let start = Instant::now();
+    let key = development(system, compiled.id(), &mut OsRng)?;
+    println!("{name}: ours, a development key in {:.1} s", start.elapsed().as_secs_f64());
     let prover = Prover::new(Arc::clone(circuit.system()), key)?;
     let key = prover.verifying_key();
 

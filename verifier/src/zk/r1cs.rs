@@ -4,6 +4,9 @@
 //! linear combination is kept canonical: sorted by variable, each once, none with a coefficient of zero. Setup and
 //! prover both count variables by where they occur, and would disagree about one that cancels itself out.
 
+use std::collections::HashMap;
+
+use blst::blst_fr;
 use blstrs::Scalar;
 use ff::Field;
 use rayon::prelude::*;
@@ -40,46 +43,51 @@ impl Combination {
 
     /// Sorts, merges and drops zeros.
     pub(crate) fn canonical(mut self) -> Combination {
-        self.0.sort_unstable_by_key(|(variable, _)| *variable);
-        self.0.dedup_by(|(variable, coefficient), (kept, sum)| {
-            let same = variable == kept;
-            if same {
-                *sum += *coefficient;
-            }
-            same
-        });
-        self.0.retain(|(_, coefficient)| !bool::from(coefficient.is_zero()));
+        canonicalize(&mut self.0);
         self
     }
 }
 
+fn canonicalize(terms: &mut Vec<(Variable, Scalar)>) {
+    terms.sort_unstable_by_key(|(variable, _)| *variable);
+    terms.dedup_by(|(variable, coefficient), (kept, sum)| {
+        let same = variable == kept;
+        if same {
+            *sum += *coefficient;
+        }
+        same
+    });
+    terms.retain(|(_, coefficient)| *coefficient != Scalar::ZERO);
+}
+
 /// One side of all constraints: a row for each, canonical.
+///
+/// Models have millions of terms and thousands of coefficients, so a term names its coefficient in a list: 8 bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Matrix {
     /// First entry of each row, then the number of entries.
     starts: Vec<u32>,
     columns: Vec<u32>,
-    coefficients: Vec<Scalar>,
+    /// Of each entry, the place of its coefficient among the values.
+    coefficients: Vec<u32>,
+    /// Each once.
+    values: Vec<Scalar>,
 }
 
 impl Matrix {
-    fn push(&mut self, row: impl IntoIterator<Item = (u32, Scalar)>) {
-        self.starts.push(self.columns.len() as u32);
-        for (column, coefficient) in row {
-            self.columns.push(column);
-            self.coefficients.push(coefficient);
-        }
-    }
-
     fn rows(&self) -> usize {
         self.starts.len()
     }
 
+    fn end(&self, row: usize) -> usize {
+        self.starts.get(row + 1).map_or(self.columns.len(), |end| *end as usize)
+    }
+
     /// Variables and coefficients of a row.
     pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = (usize, &Scalar)> {
-        let end = self.starts.get(row + 1).map_or(self.columns.len(), |end| *end as usize);
-        let range = self.starts[row] as usize..end;
-        self.columns[range.clone()].iter().map(|column| *column as usize).zip(&self.coefficients[range])
+        let range = self.starts[row] as usize..self.end(row);
+        let coefficients = self.coefficients[range.clone()].iter().map(|index| &self.values[*index as usize]);
+        self.columns[range].iter().map(|column| *column as usize).zip(coefficients)
     }
 
     fn evaluate(&self, row: usize, assignment: &[Scalar]) -> Scalar {
@@ -124,6 +132,67 @@ impl Matrix {
     }
 }
 
+/// A system under construction, constraint by constraint.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    sides: [(Matrix, HashMap<[u64; 4], u32>); 3],
+    scratch: Vec<(Variable, Scalar)>,
+}
+
+/// Marks a private variable until the number of public ones is known.
+const PRIVATE: u32 = 1 << 31;
+
+impl Writer {
+    /// Adds the constraint `a · b = c`.
+    pub(crate) fn push(&mut self, sides: [&Combination; 3]) {
+        for ((matrix, places), side) in self.sides.iter_mut().zip(sides) {
+            self.scratch.clear();
+            self.scratch.extend_from_slice(&side.0);
+            canonicalize(&mut self.scratch);
+            matrix.starts.push(matrix.columns.len() as u32);
+            for (variable, coefficient) in &self.scratch {
+                matrix.columns.push(match *variable {
+                    Variable::Public(index) => index,
+                    Variable::Private(index) => PRIVATE | index,
+                });
+                let place = places.entry(blst_fr::from(*coefficient).l).or_insert_with(|| {
+                    matrix.values.push(*coefficient);
+                    matrix.values.len() as u32 - 1
+                });
+                matrix.coefficients.push(*place);
+            }
+        }
+    }
+
+    /// Constraints so far.
+    pub(crate) fn len(&self) -> usize {
+        self.sides[0].0.rows()
+    }
+
+    /// Terms of all constraints so far.
+    pub(crate) fn terms(&self) -> usize {
+        self.sides.iter().map(|(matrix, _)| matrix.columns.len()).sum()
+    }
+
+    /// The system over `public` public variables, the constant one among them, and `private` others. A constraint
+    /// `x · 0 = 0` is added for each public variable, so that each is bound by every proof.
+    pub(crate) fn finish(mut self, public: usize, private: usize) -> ConstraintSystem {
+        for variable in 0..public as u32 {
+            let side = Combination::of(Variable::Public(variable));
+            self.push([&side, &Combination::default(), &Combination::default()]);
+        }
+        let [a, b, c] = self.sides.map(|(mut matrix, _)| {
+            for column in &mut matrix.columns {
+                if *column & PRIVATE != 0 {
+                    *column = (*column ^ PRIVATE) + public as u32;
+                }
+            }
+            matrix
+        });
+        ConstraintSystem { public, variables: public + private, a, b, c }
+    }
+}
+
 /// A finished system. Variables are numbered: the constant one, the public inputs, then the private ones.
 #[derive(Debug, Clone)]
 pub struct ConstraintSystem {
@@ -146,37 +215,14 @@ pub(crate) struct Sides {
 }
 
 impl ConstraintSystem {
-    /// A system of constraints `a · b = c` over `public` public variables, the constant one among them, and `private`
-    /// others. A constraint `x · 0 = 0` is added for each public variable, so that each is bound by every proof.
-    pub(crate) fn new(public: usize, private: usize, constraints: Vec<[Combination; 3]>) -> ConstraintSystem {
-        let mut system = ConstraintSystem {
-            public,
-            variables: public + private,
-            a: Matrix::default(),
-            b: Matrix::default(),
-            c: Matrix::default(),
-        };
-        let number = |variable| match variable {
-            Variable::Public(index) => index,
-            Variable::Private(index) => public as u32 + index,
-        };
-        for sides in constraints {
-            for (matrix, side) in [&mut system.a, &mut system.b, &mut system.c].into_iter().zip(sides) {
-                matrix
-                    .push(side.canonical().0.into_iter().map(|(variable, value)| (number(variable), value)));
-            }
-        }
-        for variable in 0..public as u32 {
-            system.a.push([(variable, Scalar::ONE)]);
-            system.b.push([]);
-            system.c.push([]);
-        }
-        system
-    }
-
     /// Public variables, the constant one among them.
     pub fn public(&self) -> usize {
         self.public
+    }
+
+    /// Terms of all constraints.
+    pub fn terms(&self) -> usize {
+        [&self.a, &self.b, &self.c].iter().map(|matrix| matrix.columns.len()).sum()
     }
 
     /// All variables.
@@ -197,12 +243,18 @@ impl ConstraintSystem {
             hash.update((number as u64).to_le_bytes());
         }
         for matrix in [&self.a, &self.b, &self.c] {
-            for row in 0..matrix.rows() {
-                hash.update((matrix.row(row).count() as u64).to_le_bytes());
-                for (variable, coefficient) in matrix.row(row) {
-                    hash.update((variable as u32).to_le_bytes());
-                    hash.update(coefficient.to_bytes_le());
+            let values: Vec<[u8; 32]> = matrix.values.iter().map(Scalar::to_bytes_le).collect();
+            let mut bytes = Vec::new();
+            for (row, &start) in matrix.starts.iter().enumerate() {
+                let range = start as usize..matrix.end(row);
+                bytes.clear();
+                bytes.extend_from_slice(&(range.len() as u64).to_le_bytes());
+                for (variable, place) in matrix.columns[range.clone()].iter().zip(&matrix.coefficients[range])
+                {
+                    bytes.extend_from_slice(&variable.to_le_bytes());
+                    bytes.extend_from_slice(&values[*place as usize]);
                 }
+                hash.update(&bytes);
             }
         }
         hash.finalize().into()

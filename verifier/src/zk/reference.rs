@@ -4,7 +4,7 @@ use bellman::{Circuit, LinearCombination, SynthesisError};
 use blstrs::Scalar;
 use ff::Field;
 
-use super::r1cs::{Combination, ConstraintSystem, Variable};
+use super::r1cs::{Combination, ConstraintSystem, Variable, Writer};
 
 /// Terms of the three sides of a constraint, each a variable's number and its coefficient.
 pub type Sides = [Vec<(usize, Scalar)>; 3];
@@ -66,14 +66,14 @@ pub fn chain(links: usize, public: usize, seed: u64) -> (ConstraintSystem, Vec<S
             Variable::Public((index - private + 1) as u32)
         }
     };
-    let mut rows = Vec::with_capacity(links);
+    let mut writer = Writer::default();
     for link in 0..links {
         values.push(values[link] * (values[link + 1] + Scalar::ONE));
         let mut right = Combination::of(variable(link + 1));
         right.add_scaled(&Combination::constant(Scalar::ONE), Scalar::ONE);
-        rows.push([Combination::of(variable(link)), right, Combination::of(variable(link + 2))]);
+        writer.push([&Combination::of(variable(link)), &right, &Combination::of(variable(link + 2))]);
     }
-    let system = ConstraintSystem::new(1 + public, private, rows);
+    let system = writer.finish(1 + public, private);
     let (hidden, shown) = values.split_at(private);
     (system, [&[Scalar::ONE], shown, hidden].concat())
 }

@@ -39,6 +39,7 @@ fn as_text(circuit: &Circuit) -> String {
     facts.add_row(["model", &ModelId(circuit.model().id()).to_string()]);
     facts.add_row(["circuit version", &CIRCUIT_VERSION.to_string()]);
     facts.add_row(["constraints", &system.constraints().to_string()]);
+    facts.add_row(["terms in them", &system.terms().to_string()]);
     facts.add_row(["variables", &system.variables().to_string()]);
     facts.add_row(["public inputs", &(system.public() - 1).to_string()]);
     let mut parts = output::table(["part", "operator", "constraints"], 2);
@@ -59,6 +60,7 @@ fn as_json(circuit: &Circuit) -> serde_json::Value {
         "model": ModelId(circuit.model().id()).to_string(),
         "circuit_version": CIRCUIT_VERSION,
         "constraints": system.constraints(),
+        "terms": system.terms(),
         "variables": system.variables(),
         "public_inputs": system.public() - 1,
         "parts": parts,

@@ -15,6 +15,9 @@ pub(super) fn matmul(
     [left, right]: [&[Number]; 2],
 ) -> Vec<Number> {
     let (rows, inner, columns) = (matmul.rows(), matmul.inner(), matmul.columns());
+    let mut shared =
+        |x: &[Number], uses: usize| -> Vec<Number> { x.iter().map(|x| builder.shared(x, uses)).collect() };
+    let (left, right) = (&shared(left, columns), &shared(right, rows));
     let mut outputs = vec![Number::constant(0); matmul.matrices() * rows * columns];
     // Below that the products of rows and columns are more than are saved.
     let paired = if rows * columns > rows + columns { inner - inner % 2 } else { 0 };
@@ -84,6 +87,7 @@ fn normalized(builder: &mut Builder, layer: &LayerNorm<'_>, group: &[Number]) ->
         sum.add(x, 1);
         squares.add(&builder.product(x, x), 1);
     }
+    let sum = builder.shared(&sum, group.len() + 2);
     let deviation = squares.times(length).minus(&builder.product(&sum, &sum));
     // `length^2` times the variance, which is not negative and at most that of values at both ends.
     let (low, high) =

@@ -6,32 +6,38 @@
 use blstrs::Scalar;
 use ff::Field;
 
-use super::MAX_CONSTRAINTS;
-use crate::zk::r1cs::{Combination, ConstraintSystem, Variable};
+use super::{MAX_CONSTRAINTS, MAX_TERMS};
+use crate::zk::r1cs::{Combination, ConstraintSystem, Variable, Writer};
 
 /// Bound of every number's magnitude. Sums and products of numbers within it are compared with the bound in 128 bits
 /// and are far from the field's order: no gadget ever wraps.
 const BOUND: i128 = 1 << 120;
 
+/// Terms that a variable of its own must save to be worth its constraint. Measured on the shipped models: fewer make more
+/// constraints, more make more terms, and proofs take longer with either.
+const WORTH: usize = 256;
+
 /// A linear combination with its value and the interval that the constraints so far prove it to lie in.
 #[derive(Debug, Clone)]
 pub(super) struct Number {
     pub(super) combination: Combination,
+    /// Terms of the combination before it is merged, also where it is not kept.
+    pub(super) terms: usize,
     pub(super) value: i128,
     pub(super) low: i128,
     pub(super) high: i128,
 }
 
 impl Number {
-    fn new(combination: Combination, value: i128, (low, high): (i128, i128)) -> Number {
+    fn new(combination: Combination, terms: usize, value: i128, (low, high): (i128, i128)) -> Number {
         assert!(-BOUND < low && low <= high && high < BOUND, "{low}..={high} is beyond what a circuit holds");
-        Number { combination, value, low, high }
+        Number { combination, terms, value, low, high }
     }
 
     pub(super) fn constant(value: i128) -> Number {
         let combination =
             if value == 0 { Combination::default() } else { Combination::constant(scalar(value)) };
-        Number::new(combination, value, (value, value))
+        Number::new(combination, usize::from(value != 0), value, (value, value))
     }
 
     pub(super) fn is_constant(&self) -> bool {
@@ -43,10 +49,13 @@ impl Number {
             return Number::constant(0);
         }
         let mut combination = Combination::default();
-        combination.add_scaled(&self.combination, scalar(factor));
+        if !self.combination.0.is_empty() {
+            combination.add_scaled(&self.combination, scalar(factor));
+        }
         let ends = [self.low, self.high].map(|end| checked(end.checked_mul(factor)));
         Number::new(
             combination,
+            self.terms,
             self.value.wrapping_mul(factor),
             (ends[0].min(ends[1]), ends[0].max(ends[1])),
         )
@@ -73,11 +82,15 @@ impl Number {
         if factor == 0 {
             return;
         }
-        self.combination.add_scaled(&other.combination, scalar(factor));
+        // Where only values are wanted, there are none but of constants.
+        if !other.combination.0.is_empty() {
+            self.combination.add_scaled(&other.combination, scalar(factor));
+        }
         let ends = [other.low, other.high].map(|end| checked(end.checked_mul(factor)));
         let (low, high) = (self.low + ends[0].min(ends[1]), self.high + ends[0].max(ends[1]));
         assert!(-BOUND < low && high < BOUND, "{low}..={high} is beyond what a circuit holds");
         (self.low, self.high) = (low, high);
+        self.terms += other.terms;
         self.value = self.value.wrapping_add(other.value.wrapping_mul(factor));
     }
 
@@ -108,7 +121,7 @@ pub(super) fn scalar(value: i128) -> Scalar {
 #[derive(Debug)]
 pub(super) struct Builder {
     /// `None` where only values are wanted.
-    constraints: Option<Vec<[Combination; 3]>>,
+    constraints: Option<Writer>,
     public: Vec<Scalar>,
     private: Vec<Scalar>,
     count: usize,
@@ -146,7 +159,7 @@ impl Lie {
 impl Builder {
     /// Writes constraints.
     pub(super) fn constraints() -> Builder {
-        Builder { constraints: Some(Vec::new()), ..Builder::values() }
+        Builder { constraints: Some(Writer::default()), ..Builder::values() }
     }
 
     /// Computes values.
@@ -168,6 +181,12 @@ impl Builder {
         self.count
     }
 
+    /// Whether more constraints or terms were written than a system may have. The last were not kept.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.count > MAX_CONSTRAINTS
+            || self.constraints.as_ref().is_some_and(|constraints| constraints.terms() > MAX_TERMS)
+    }
+
     fn combination(&self, variable: Variable) -> Combination {
         if self.constraints.is_some() { Combination::of(variable) } else { Combination::default() }
     }
@@ -175,13 +194,13 @@ impl Builder {
     /// A private variable in an interval that the caller's constraints prove.
     pub(super) fn variable(&mut self, value: i128, low: i128, high: i128) -> Number {
         let value = self.said(value, value);
-        Number::new(self.field_variable(scalar(value)), value, (low, high))
+        Number::new(self.field_variable(scalar(value)), 1, value, (low, high))
     }
 
     /// The lowest bit of what is left of a number, as a variable that the caller constrains.
     pub(super) fn lowest(&mut self, left: i128) -> Number {
         let value = self.said(left & 1, left);
-        Number::new(self.field_variable(scalar(value)), value, (0, 1))
+        Number::new(self.field_variable(scalar(value)), 1, value, (0, 1))
     }
 
     /// What the prover says of the next variable.
@@ -231,13 +250,25 @@ impl Builder {
         top
     }
 
+    /// The number, for a gadget that will use it in so many sums: a variable of its own if that saves more terms than its
+    /// constraint is worth. Without this, combinations of combinations grow with every layer.
+    pub(super) fn shared(&mut self, number: &Number, uses: usize) -> Number {
+        if number.terms.saturating_sub(1).saturating_mul(uses) <= WORTH {
+            return number.clone();
+        }
+        let variable = self.variable(number.value, number.low, number.high);
+        self.enforce(&number.combination, &Combination::constant(Scalar::ONE), &variable.combination);
+        variable
+    }
+
     /// Constrains `a · b = c`.
     pub(super) fn enforce(&mut self, a: &Combination, b: &Combination, c: &Combination) {
         self.count += 1;
         if let Some(constraints) = &mut self.constraints
             && constraints.len() <= MAX_CONSTRAINTS
+            && constraints.terms() <= MAX_TERMS
         {
-            constraints.push([a, b, c].map(|side| side.clone().canonical()));
+            constraints.push([a, b, c]);
         }
     }
 
@@ -282,7 +313,7 @@ impl Builder {
     /// The finished system.
     pub(super) fn system(self) -> ConstraintSystem {
         let constraints = self.constraints.expect("a builder of constraints");
-        ConstraintSystem::new(self.public.len(), self.private.len(), constraints)
+        constraints.finish(self.public.len(), self.private.len())
     }
 
     /// The values of all variables.

@@ -6,6 +6,7 @@ use haca_kernels::view::{Activation, Dense, Requantize};
 use super::builder::{Builder, Number};
 
 pub(super) fn dense(builder: &mut Builder, layer: &Dense<'_>, x: &[Number], outputs: usize) -> Vec<Number> {
+    let x: Vec<Number> = x.iter().map(|x| builder.shared(x, outputs)).collect();
     (0..outputs)
         .map(|output| {
             let mut sum = Number::constant(layer.bias(output).into());

@@ -29,16 +29,21 @@ use super::r1cs::ConstraintSystem;
 pub use statement::{Binding, Statement, StatementError};
 
 /// Version of the circuits that this code makes: another one makes other keys.
-pub const CIRCUIT_VERSION: u32 = 1;
+pub const CIRCUIT_VERSION: u32 = 2;
 
 /// Constraints above this are refused: their keys would have gigabytes.
 const MAX_CONSTRAINTS: usize = 1 << 24;
 
+/// Terms of all constraints above this are refused: they would take gigabytes of memory.
+const MAX_TERMS: usize = 1 << 28;
+
 /// Why a model has no circuit.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unsupported {
-    /// More constraints than are proven in one.
-    #[error("the circuit has more than {MAX_CONSTRAINTS} constraints by layer '{layer}'")]
+    /// More constraints than are proven in one, or more terms in them.
+    #[error(
+        "the circuit has more than {MAX_CONSTRAINTS} constraints or {MAX_TERMS} terms by layer '{layer}'"
+    )]
     TooLarge {
         /// Name of the layer at which it grew too large.
         layer: String,
@@ -140,7 +145,7 @@ fn synthesize(
     for node in model.nodes() {
         let before = builder.len();
         let output = layer(builder, model, &node, &tensors);
-        if builder.len() > MAX_CONSTRAINTS {
+        if builder.is_too_large() {
             return Err(Unsupported::TooLarge { layer: node.name.to_owned() });
         }
         let constraints = builder.len() - before;

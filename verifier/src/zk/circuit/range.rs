@@ -55,7 +55,8 @@ impl Builder {
             return Vec::new();
         }
         assert!(width < 120, "{width} bits are more than a circuit holds");
-        let shifted = number.plus_constant(-base);
+        // The top bit is in both sides of its constraint, and in what is made of the bits.
+        let shifted = self.shared(number, 2).plus_constant(-base);
         let (mut rest, mut left) = (shifted.combination.clone(), shifted.value);
         let mut bits = Vec::with_capacity(width);
         for index in 0..width - 1 {
@@ -64,7 +65,13 @@ impl Builder {
             left = left.wrapping_sub(bit.value) >> 1;
             bits.push(bit);
         }
-        let top = Number { combination: self.top_bit(rest, width - 1), value: left, low: 0, high: 1 };
+        let top = Number {
+            combination: self.top_bit(rest, width - 1),
+            terms: shifted.terms + width - 1,
+            value: left,
+            low: 0,
+            high: 1,
+        };
         self.enforce_bit(&top);
         bits.push(top);
         bits

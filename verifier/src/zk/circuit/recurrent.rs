@@ -18,9 +18,14 @@ pub(super) fn recurrent(builder: &mut Builder, layer: &Recurrent<'_>, x: &[Numbe
             (Number::constant(cell.into()), Number::constant(state.into()))
         })
         .unzip();
+    let rows = hidden * if layer.cell() == Cell::Lstm { 4 } else { 3 };
     let mut outputs = Vec::new();
     for inputs in x.chunks_exact(layer.features()) {
-        let step = Step { layer, inputs, states: &states };
+        let mut shared = |numbers: &[Number]| -> Vec<Number> {
+            numbers.iter().map(|number| builder.shared(number, rows)).collect()
+        };
+        let (inputs, states_before) = (&shared(inputs)[..], &shared(&states)[..]);
+        let step = Step { layer, inputs, states: states_before };
         (cells, states) = (0..hidden).map(|unit| step.unit(builder, unit, &cells[unit])).unzip();
         if layer.last_only() {
             outputs.clear();
@@ -115,14 +120,14 @@ impl Step<'_> {
 
 impl Builder {
     /// `gate_sigmoid` of a number rounded by `shift` bits.
-    fn gate_sigmoid(&mut self, number: &Number, shift: i32) -> Number {
+    pub(super) fn gate_sigmoid(&mut self, number: &Number, shift: i32) -> Number {
         let h = self.gate(number, shift);
         let half = self.shift_right(&h.plus_constant((1 << ONE) + 1), 1);
         self.clamp(&half, 0, i16::MAX.into())
     }
 
     /// `gate_tanh` of a number rounded by `shift` bits.
-    fn gate_tanh(&mut self, number: &Number, shift: i32) -> Number {
+    pub(super) fn gate_tanh(&mut self, number: &Number, shift: i32) -> Number {
         self.gate(number, shift)
     }
 

@@ -8,6 +8,13 @@ pub(super) fn conv(builder: &mut Builder, layer: &Conv<'_>, x: &[Number]) -> Vec
     let product = layer.product();
     let weights: Vec<Vec<i64>> =
         (0..layer.channels()).map(|channel| product.weights(channel).collect()).collect();
+    let mut uses = vec![0; x.len()];
+    for place in 0..layer.window().places() {
+        for channel in 0..layer.channels() {
+            layer.terms(place, channel).for_each(|(_, element)| uses[element] += 1);
+        }
+    }
+    let x: Vec<Number> = x.iter().zip(uses).map(|(x, uses)| builder.shared(x, uses)).collect();
     let mut outputs = Vec::with_capacity(layer.window().places() * layer.channels());
     for place in 0..layer.window().places() {
         for (channel, weights) in weights.iter().enumerate() {
