@@ -1,14 +1,14 @@
 //! The two groups of BLS12-381 by blst's own entry points, for what `blstrs` does not offer: sums of many points, one
-//! window of Pippenger's method, normalisation of many points at once, products of many pairings.
+//! window of Pippenger's method, normalisation of many points at once.
 //!
-//! All `unsafe` of the module `zk` that touches points is here. `G1Affine` and the like are `repr(transparent)` over
+//! All `unsafe` of the module `zk` that touches points is here, in [`super::pairing`] and in [`super::powers`]. `G1Affine` and the like are `repr(transparent)` over
 //! blst's structures, so slices of them are slices of blst's; blst takes an array as the pointer to its first element
 //! followed by a null pointer. None of these functions keeps a pointer after it returns.
 
 use std::ptr;
 
 use blst::{
-    blst_fp12, blst_p1, blst_p1_affine, blst_p1_affine_in_g1, blst_p1_uncompress, blst_p2, blst_p2_affine,
+    blst_p1, blst_p1_affine, blst_p1_affine_in_g1, blst_p1_uncompress, blst_p2, blst_p2_affine,
     blst_p2_affine_in_g2, blst_p2_uncompress,
 };
 use blstrs::{G1Affine, G1Projective, G2Affine, G2Projective};
@@ -188,14 +188,6 @@ curve!(
     blst_p2_affine_in_g2
 );
 
-/// `point` times a little-endian factor of 128 bits.
-pub(super) fn times_u128(point: &G1Affine, factor: u128) -> G1Projective {
-    let (from, mut product) = (G1Projective::from(point), G1Projective::identity());
-    // SAFETY: reads 128 bits of the factor, writes one point.
-    unsafe { blst::blst_p1_mult(product.as_mut(), from.as_ref(), factor.to_le_bytes().as_ptr(), 128) };
-    product
-}
-
 // What `raw` and `from_raw` rest on: no padding.
 const _: () = assert!(size_of::<G1Affine>() == 96 && size_of::<G2Affine>() == 192);
 
@@ -205,70 +197,10 @@ pub(super) fn sum_in_g1(point: &G1Projective) -> bool {
     unsafe { blst::blst_p1_in_g1(point.as_ref()) }
 }
 
-/// A product of pairings before its final exponentiation.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Product(blst_fp12);
-
-impl Product {
-    /// The product of the pairings of `left[i]` with `right[i]`. A pair with the identity contributes one.
-    pub(super) fn new(left: &[G1Affine], right: &[G2Affine]) -> Product {
-        assert_eq!(left.len(), right.len(), "points to pair");
-        let identity =
-            |index: &usize| bool::from(left[*index].is_identity()) || bool::from(right[*index].is_identity());
-        let mut product = Product(blst_fp12::default());
-        if (0..left.len()).any(|index| identity(&index)) {
-            let kept = || (0..left.len()).filter(|index| !identity(index));
-            let (left, right): (Vec<_>, Vec<_>) = kept().map(|index| (left[index], right[index])).unzip();
-            return Product::new(&left, &right);
-        }
-        if !left.is_empty() {
-            let points = [left.as_ptr().cast::<blst_p1_affine>(), ptr::null()];
-            let twisted = [right.as_ptr().cast::<blst_p2_affine>(), ptr::null()];
-            // SAFETY: both lists name as many points, none of them the identity.
-            unsafe {
-                blst::blst_miller_loop_n(&mut product.0, twisted.as_ptr(), points.as_ptr(), left.len());
-            }
-        }
-        product
-    }
-
-    /// The product of both.
-    pub(super) fn times(mut self, other: &Product) -> Product {
-        let left = self.0;
-        // SAFETY: reads two values, writes one.
-        unsafe { blst::blst_fp12_mul(&mut self.0, &left, &other.0) };
-        self
-    }
-
-    /// Whether the pairings multiply to one.
-    pub(super) fn is_one(&self) -> bool {
-        let mut result = blst_fp12::default();
-        // SAFETY: reads one value, writes another.
-        unsafe {
-            blst::blst_final_exp(&mut result, &self.0);
-            blst::blst_fp12_is_one(&result)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use blstrs::Scalar;
-    use group::Curve as _;
-
-    #[test]
-    fn pairings_multiply_as_exponents_add() {
-        let (g1, g2) = (G1Affine::generator(), G2Affine::generator());
-        let left = (g1 * Scalar::from(6)).to_affine();
-        let right = (g2 * Scalar::from(6)).to_affine();
-        let negated = -g1;
-        let pairs = Product::new(&[left, negated, G1Affine::identity()], &[g2, right, g2]);
-        assert!(pairs.is_one());
-        assert!(!Product::new(&[left, negated], &[g2, g2]).is_one());
-        assert!(Product::new(&[], &[]).is_one());
-        assert!(Product::new(&[left], &[g2]).times(&Product::new(&[negated], &[right])).is_one());
-    }
 
     #[test]
     fn sums_take_equal_opposite_and_identity_points() {
@@ -277,6 +209,5 @@ mod tests {
         assert_eq!(G1::sum(&[g, -g]), G1Projective::identity());
         assert_eq!(G1::sum(&[G1Affine::identity(), g]), G1Projective::from(g));
         assert_eq!(G1::sum(&[]), G1Projective::identity());
-        assert_eq!(times_u128(&g, 1 << 100), g * Scalar::from(1 << 50) * Scalar::from(1 << 50));
     }
 }

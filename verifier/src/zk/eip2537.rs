@@ -82,7 +82,7 @@ mod tests {
     use rand_core::OsRng;
 
     use super::*;
-    use crate::zk::curve::Product;
+    use crate::zk::pairing::Product;
     use crate::zk::reference::chain;
     use crate::zk::{Prover, setup};
 

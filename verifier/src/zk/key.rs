@@ -23,7 +23,8 @@ use haca_wire::Digest;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use super::curve::{Curve, G1, G2, Product};
+use super::curve::{Curve, G1, G2};
+use super::pairing::Product;
 use super::proof::{Malformed, in_group};
 use crate::attestation::Policy;
 

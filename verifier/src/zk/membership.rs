@@ -1,9 +1,10 @@
 //! Whether many points of the curve are all in the prime-order group, for less than asking of each.
 //!
 //! The curve's points outside the group are told by a group whose smallest element order is 3. So if some point is outside,
-//! a sum of the points with random coefficients 0, 1, 2 is outside with a chance of two thirds at least, whatever the
+//! a sum of the points with random coefficients -1, 0, 1 is outside with a chance of two thirds at least, whatever the
 //! others are: 85 sums all miss it with a chance below 2^-134. Five sums are made at a time: points are first added up by
-//! their five coefficients, in 243 buckets, which is one addition for each point.
+//! their five coefficients, which is one addition for each point. The five are the digits of a number from -121 to 121,
+//! and opposite numbers share a bucket, to which the point or its opposite goes.
 
 use blstrs::{G1Affine, G1Projective};
 use group::Group;
@@ -14,7 +15,8 @@ use super::curve::{Curve, G1, sum_in_g1};
 
 /// Sums made from one set of buckets.
 const SUMS: u32 = 5;
-const BUCKETS: usize = 3usize.pow(SUMS);
+const NUMBERS: usize = 3usize.pow(SUMS);
+const LARGEST: usize = NUMBERS / 2;
 /// Sets of buckets: `3^-(17 · 5) < 2^-134`.
 const SETS: usize = 17;
 /// For fewer points, buckets cost more than they save.
@@ -29,29 +31,36 @@ pub(super) fn all_in_g1(points: &[G1Affine]) -> bool {
 }
 
 fn sums_are_inside(points: &[G1Affine]) -> bool {
-    let mut buckets = vec![G1Projective::identity(); BUCKETS];
-    let mut coefficients = Coefficients { bytes: [0; 512], next: 512 };
+    let mut buckets = vec![G1Projective::identity(); LARGEST + 1];
+    let mut numbers = Numbers { bytes: [0; 512], next: 512 };
     for point in points {
-        buckets[coefficients.draw()] += point;
+        let number = numbers.draw();
+        if number >= LARGEST {
+            buckets[number - LARGEST] += point;
+        } else {
+            buckets[LARGEST - number] += -point;
+        }
     }
-    for _ in 0..SUMS {
-        let triples = buckets.as_chunks::<3>().0;
-        let sum: G1Projective = triples.iter().map(|[_, one, two]| one + two.double()).sum();
+    // The lowest digit of `3q + d` is `d`, and the others are those of `q`. Of the number zero nothing is added up.
+    while buckets.len() > 1 {
+        let triples = || buckets[2..].as_chunks::<3>().0;
+        let sum = triples().iter().fold(buckets[1], |sum, [minus, _, plus]| sum + plus - minus);
         if !sum_in_g1(&sum) {
             return false;
         }
-        buckets = triples.iter().map(|[zero, one, two]| zero + one + two).collect();
+        let rest = triples().iter().map(|[minus, zero, plus]| minus + zero + plus);
+        buckets = std::iter::once(G1Projective::identity()).chain(rest).collect();
     }
     true
 }
 
-/// Random numbers below [`BUCKETS`].
-struct Coefficients {
+/// Random numbers below [`NUMBERS`].
+struct Numbers {
     bytes: [u8; 512],
     next: usize,
 }
 
-impl Coefficients {
+impl Numbers {
     fn draw(&mut self) -> usize {
         loop {
             if self.next == self.bytes.len() {
@@ -60,7 +69,7 @@ impl Coefficients {
             }
             let byte = usize::from(self.bytes[self.next]);
             self.next += 1;
-            if byte < BUCKETS {
+            if byte < NUMBERS {
                 return byte;
             }
         }

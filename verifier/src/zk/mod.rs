@@ -16,6 +16,8 @@ mod independent;
 mod key;
 mod membership;
 mod multiscalar;
+mod pairing;
+mod powers;
 mod proof;
 mod prover;
 mod proving;

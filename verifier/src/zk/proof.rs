@@ -66,17 +66,15 @@ impl Proof {
         }))
     }
 
-    pub(super) fn check_g2(&self) -> Result<(), Malformed> {
-        if G2::in_group(&self.0.b) { Ok(()) } else { Err(Malformed::NotInGroup('B')) }
+    pub(super) fn check_g1(&self) -> Result<(), Malformed> {
+        let outside =
+            [('A', &self.0.a), ('C', &self.0.c)].into_iter().find(|(_, point)| !G1::in_group(point));
+        outside.map_or(Ok(()), |(point, _)| Err(Malformed::NotInGroup(point)))
     }
 
-    pub(super) fn check_groups(&self) -> Result<(), Malformed> {
-        let inside =
-            [('A', G1::in_group(&self.0.a)), ('B', G2::in_group(&self.0.b)), ('C', G1::in_group(&self.0.c))];
-        match inside.into_iter().find(|(_, inside)| !inside) {
-            Some((point, _)) => Err(Malformed::NotInGroup(point)),
-            None => Ok(()),
-        }
+    fn check_groups(&self) -> Result<(), Malformed> {
+        self.check_g1()?;
+        if G2::in_group(&self.0.b) { Ok(()) } else { Err(Malformed::NotInGroup('B')) }
     }
 }
 

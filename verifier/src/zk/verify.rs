@@ -2,19 +2,20 @@
 //!
 //! A proof `(A, B, C)` of public inputs `x` holds if `e(A, B) = e(α, β) · e(Σ x_j K_j, γ) · e(C, δ)`. Equations of many
 //! proofs under one key are each raised to a power of their own and multiplied: the pairings with β, γ and δ are then
-//! taken once. Powers are 128 bits, not zero, and drawn after the batch is fixed, so that a batch with a false proof
-//! passes with a chance of 2^-128. A batch that fails is halved until the false ones are found.
+//! taken once. Powers are of 2^128 - 1 numbers, none of them zero, and drawn after the batch is fixed, so that a batch with a
+//! false proof passes with a chance of 2^-127 at most. A batch that fails is halved until the false ones are found.
 
-use blstrs::{G1Affine, G1Projective, G2Affine, Scalar};
+use blstrs::{G1Affine, G2Affine, Scalar};
 use ff::Field;
-use rand_core::{OsRng, RngCore};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::curve::{Curve, G1, Product, times_u128};
+use super::curve::{Curve, G1};
 use super::key::VerifyingKey;
 use super::membership::all_in_g1;
 use super::multiscalar::sum_of_products;
+use super::pairing::Product;
+use super::powers::{Power, products, times_lambda};
 use super::proof::{Malformed, Proof, scalars_from_bytes};
 
 /// A proof with the public inputs that it is said to prove.
@@ -38,17 +39,16 @@ pub struct Unreadable {
 
 impl Claim {
     /// Reads a batch of proofs with their public inputs, and checks them as [`Proof::from_bytes`] and
-    /// [`scalars_from_bytes`] do, save that points of G1 are checked to be in their group together: a batch with one
-    /// outside passes with a chance below 2^-128. Runs on the threads of the current rayon pool.
+    /// [`scalars_from_bytes`] do, save for two checks of groups. Points of G1 are checked to be in it together: a batch
+    /// with one outside passes with a chance below 2^-128. That points are in G2 is left to [`VerifyingKey::verify`],
+    /// which finds it out on its way. Runs on the threads of the current rayon pool.
     ///
     /// # Errors
     /// [`Unreadable`] with the first claim that is wrong.
     pub fn read_all(batch: &[(&[u8], &[[u8; 32]])]) -> Result<Vec<Claim>, Unreadable> {
         let read = |(index, &(proof, inputs)): (usize, &(&[u8], &[[u8; 32]]))| {
-            let claim = Proof::from_bytes_on_curve(proof).and_then(|proof| {
-                proof.check_g2()?;
-                Ok(Claim { proof, inputs: scalars_from_bytes(inputs)? })
-            });
+            let claim = Proof::from_bytes_on_curve(proof)
+                .and_then(|proof| Ok(Claim { proof, inputs: scalars_from_bytes(inputs)? }));
             claim.map_err(|source| Unreadable { index, source })
         };
         let claims: Vec<Claim> = batch.par_iter().enumerate().map(read).collect::<Result<_, _>>()?;
@@ -58,7 +58,7 @@ impl Claim {
             return Ok(claims);
         }
         for (index, claim) in claims.iter().enumerate() {
-            claim.proof.check_groups().map_err(|source| Unreadable { index, source })?;
+            claim.proof.check_g1().map_err(|source| Unreadable { index, source })?;
         }
         // Chance does not make an inside point look outside.
         unreachable!("a sum of points of the group is in the group")
@@ -90,7 +90,8 @@ pub enum Refused {
 const SHARE: usize = 64;
 
 impl VerifyingKey {
-    /// Checks all claims of a batch, on the threads of the current rayon pool.
+    /// Checks all claims of a batch, on the threads of the current rayon pool. A claim with a point outside of G2 does not
+    /// hold.
     ///
     /// # Errors
     /// [`Refused`]; the claims that do not hold are named.
@@ -124,44 +125,30 @@ impl VerifyingKey {
 
     /// Whether all claims hold, of which there is at least one.
     fn holds(&self, claims: &[Claim]) -> bool {
-        let powers = if claims.len() == 1 { vec![1] } else { draw(claims.len()) };
-        let scalars: Vec<Scalar> = powers.iter().copied().map(scalar).collect();
+        let powers = if claims.len() == 1 { vec![Power::ONE] } else { Power::draw(claims.len()) };
         let mut inputs = vec![Scalar::ZERO; self.inputs() + 1];
-        for (claim, power) in claims.iter().zip(&scalars) {
-            inputs[0] += *power;
+        for (claim, power) in claims.iter().zip(&powers) {
+            let power = power.scalar();
+            inputs[0] += power;
             inputs[1..].iter_mut().zip(&claim.inputs).for_each(|(sum, input)| *sum += *input * power);
         }
-        let last: Vec<G1Affine> = claims.iter().map(|claim| claim.proof.0.c).collect();
+        let mut last: Vec<G1Affine> = claims.iter().map(|claim| claim.proof.0.c).collect();
+        last.extend(claims.iter().map(|claim| times_lambda(&claim.proof.0.c)));
+        let low = powers.iter().map(|power| Scalar::from(power.low));
+        let halves: Vec<Scalar> = low.chain(powers.iter().map(|power| Scalar::from(power.high))).collect();
         let points = &self.points;
         let fixed = G1::normalize(&[
             -(points.alpha_g1 * inputs[0]),
             -sum_of_products::<G1>(&points.ic, &inputs),
-            -sum_of_products::<G1>(&last, &scalars),
+            -sum_of_products::<G1>(&last, &halves),
         ]);
         let fixed = Product::new(&fixed, &[points.beta_g2, points.gamma_g2, points.delta_g2]);
         let shares = claims.par_chunks(SHARE).zip(powers.par_chunks(SHARE)).map(|(claims, powers)| {
-            let scaled: Vec<G1Projective> = claims
-                .iter()
-                .zip(powers)
-                .map(|(claim, &power)| times_u128(&claim.proof.0.a, power))
-                .collect();
+            let left: Vec<G1Affine> = claims.iter().map(|claim| claim.proof.0.a).collect();
             let right: Vec<G2Affine> = claims.iter().map(|claim| claim.proof.0.b).collect();
-            Product::new(&G1::normalize(&scaled), &right)
+            Product::in_group(&products(&left, powers), &right)
         });
-        shares.reduce_with(|a, b| a.times(&b)).is_some_and(|product| product.times(&fixed).is_one())
+        let product = shares.try_reduce_with(|a, b| Some(a.times(&b))).flatten();
+        product.is_some_and(|product| product.times(&fixed).is_one())
     }
-}
-
-/// Powers that nobody could foresee.
-pub(super) fn draw(count: usize) -> Vec<u128> {
-    let mut bytes = vec![0; 16 * count];
-    OsRng.fill_bytes(&mut bytes);
-    // A power of zero would leave its proof out.
-    bytes.as_chunks::<16>().0.iter().map(|&bytes| u128::from_le_bytes(bytes).max(1)).collect()
-}
-
-pub(super) fn scalar(power: u128) -> Scalar {
-    let mut bytes = [0; 32];
-    bytes[..16].copy_from_slice(&power.to_le_bytes());
-    Scalar::from_bytes_le(&bytes).into_option().expect("128 bits are below the group's order")
 }
