@@ -5,7 +5,9 @@ use std::sync::{Arc, LazyLock};
 use bellman::groth16;
 use ff::Field;
 use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
 use rand_core::OsRng;
+use rayon::prelude::*;
 
 use super::reference::{Assigned, chain};
 use super::*;
@@ -206,37 +208,56 @@ impl Change {
     }
 }
 
-/// `HACA_ZK_MUTATIONS=1000000` runs as many mutations.
-fn cases() -> ProptestConfig {
-    let cases = std::env::var("HACA_ZK_MUTATIONS").ok().and_then(|cases| cases.parse().ok());
-    ProptestConfig {
-        failure_persistence: None,
-        // A cut input is none that is checked, so a share of many cases is passed over.
-        max_global_rejects: u32::MAX,
-        ..ProptestConfig::with_cases(cases.unwrap_or(300))
-    }
+/// Runs a test on cases of a strategy, on all cores. `HACA_ZK_MUTATIONS=1000000` runs as many.
+pub(super) fn on_cases<S: Strategy>(
+    strategy: impl Fn() -> S + Sync,
+    test: impl Fn(S::Value) -> Result<(), TestCaseError> + Sync,
+) {
+    const CHUNK: u32 = 1000;
+    let cases: u32 =
+        std::env::var("HACA_ZK_MUTATIONS").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300);
+    (0..cases.div_ceil(CHUNK)).into_par_iter().for_each(|chunk| {
+        let config = ProptestConfig {
+            failure_persistence: None,
+            // A cut input is none that is checked, so a share of many cases is passed over.
+            max_global_rejects: u32::MAX,
+            ..ProptestConfig::with_cases(CHUNK.min(cases - chunk * CHUNK))
+        };
+        if let Err(error) = TestRunner::new(config).run(&strategy(), &test) {
+            panic!("{error}");
+        }
+    });
 }
 
-proptest! {
-    #![proptest_config(cases())]
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    prop::collection::vec(Change::any(), 1..4)
+}
 
-    #[test]
-    fn mutated_proofs_are_never_accepted(changes in prop::collection::vec(Change::any(), 1..4)) {
-        let original = FIXTURE.proof.to_bytes().to_vec();
-        let mut bytes = original.clone();
-        changes.iter().for_each(|change| change.apply(&mut bytes));
+fn changed(original: &[u8], changes: &[Change]) -> Vec<u8> {
+    let mut bytes = original.to_vec();
+    changes.iter().for_each(|change| change.apply(&mut bytes));
+    bytes
+}
+
+#[test]
+fn mutated_proofs_are_never_accepted() {
+    let original = FIXTURE.proof.to_bytes();
+    on_cases(changes, |changes| {
+        let bytes = changed(&original, &changes);
         prop_assume!(bytes != original);
         if let Ok(proof) = Proof::from_bytes(&bytes) {
             let claim = Claim { proof, inputs: vec![FIXTURE.assignment[1]] };
             prop_assert_eq!(FIXTURE.prover.verifying_key().verify(&[claim]), Err(Refused::False(vec![0])));
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn mutated_keys_accept_nothing(changes in prop::collection::vec(Change::any(), 1..4)) {
-        let original = FIXTURE.prover.verifying_key().to_bytes();
-        let mut bytes = original.clone();
-        changes.iter().for_each(|change| change.apply(&mut bytes));
+#[test]
+fn mutated_keys_accept_nothing() {
+    let original = FIXTURE.prover.verifying_key().to_bytes();
+    on_cases(changes, |changes| {
+        let bytes = changed(&original, &changes);
         prop_assume!(bytes != original);
         if let Ok(key) = VerifyingKey::from_bytes(&bytes) {
             prop_assert_ne!(key.id(), FIXTURE.prover.verifying_key().id());
@@ -245,17 +266,20 @@ proptest! {
                 prop_assert!(key.verify(&[FIXTURE.claim()]).is_err());
             }
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn mutated_inputs_are_never_accepted(changes in prop::collection::vec(Change::any(), 1..4)) {
-        let original = FIXTURE.assignment[1].to_bytes_be().to_vec();
-        let mut bytes = original.clone();
-        changes.iter().for_each(|change| change.apply(&mut bytes));
+#[test]
+fn mutated_inputs_are_never_accepted() {
+    let original = FIXTURE.assignment[1].to_bytes_be();
+    on_cases(changes, |changes| {
+        let bytes = changed(&original, &changes);
         prop_assume!(bytes != original && bytes.len() == 32);
         if let Ok(inputs) = scalars_from_bytes(&[bytes.try_into().unwrap()]) {
             let claim = Claim { proof: FIXTURE.proof.clone(), inputs };
             prop_assert_eq!(FIXTURE.prover.verifying_key().verify(&[claim]), Err(Refused::False(vec![0])));
         }
-    }
+        Ok(())
+    });
 }

@@ -14,6 +14,7 @@ use crate::Policy;
 use crate::zk::cache::KeyCache;
 use crate::zk::curve::G1;
 use crate::zk::reference::chain;
+use crate::zk::tests::on_cases;
 use crate::zk::{Claim, ConstraintSystem, KeyError, Prover, Setup, VerifyingKey, setup};
 
 const MODEL: [u8; 32] = [7; 32];
@@ -337,41 +338,42 @@ fn points_outside_the_group_and_identities_are_refused() {
     assert!(found);
 }
 
-/// `HACA_ZK_MUTATIONS=1000000` runs as many mutations.
-fn cases() -> ProptestConfig {
-    let cases = std::env::var("HACA_ZK_MUTATIONS").ok().and_then(|cases| cases.parse().ok());
-    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases.unwrap_or(100)) }
-}
-
-proptest! {
-    #![proptest_config(cases())]
-
-    #[test]
-    fn cut_or_flipped_files_are_refused(
-        phase in 0..2, stage in 0usize..5, at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<bool>(),
-    ) {
-        let files = if phase == 0 { &FIXTURE.powers } else { &FIXTURE.phase2 };
-        let mut file = files[stage].clone();
+#[test]
+fn cut_or_flipped_files_are_refused() {
+    let Fixture { system, powers, phase2, .. } = &*FIXTURE;
+    let change = || (0usize..2, 0usize..5, any::<prop::sample::Index>(), 0u8..8, any::<bool>());
+    on_cases(change, |(phase, stage, at, bit, cut)| {
+        let mut file = [powers, phase2][phase][stage].clone();
         let at = at.index(file.len());
-        if cut { file.truncate(at) } else { file[at] ^= 1 << bit }
+        if cut {
+            file.truncate(at)
+        } else {
+            file[at] ^= 1 << bit
+        }
         match Ceremony::read(&file, &()) {
             Err(_) => {}
             // Where nobody has contributed, the subject may be anything: the model's check tells.
             Ok(Ceremony::Phase2(read)) => {
                 prop_assert!(stage == 0 && (12..12 + 148).contains(&at));
-                let powers = self::powers(&FIXTURE.powers[4]);
-                prop_assert!(read.check_initial(&FIXTURE.system, MODEL, &powers, &()).is_err());
+                let powers = self::powers(&powers[4]);
+                prop_assert!(read.check_initial(system, MODEL, &powers, &()).is_err());
             }
             Ok(other) => prop_assert!(false, "{:?}", other.digest()),
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn any_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..400), phase in 1u8..3, log in 0u8..40) {
+#[test]
+fn any_bytes_are_refused() {
+    let begin = &FIXTURE.powers[0][..12];
+    let content = || (prop::collection::vec(any::<u8>(), 0..400), 1u8..3, 0u8..40);
+    on_cases(content, |(bytes, phase, log)| {
         prop_assert!(Ceremony::read(&bytes, &()).is_err());
-        let mut begun = FIXTURE.powers[0][..12].to_vec();
+        let mut begun = begin.to_vec();
         (begun[10], begun[11]) = (phase, log);
         begun.extend_from_slice(&bytes);
         prop_assert!(Ceremony::read(&begun, &()).is_err());
-    }
+        Ok(())
+    });
 }
