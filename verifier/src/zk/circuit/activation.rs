@@ -80,7 +80,7 @@ impl Builder {
         index: &[Number],
         tables: [Vec<i128>; N],
     ) -> [Number; N] {
-        let (low, high) = index.split_at(index.len().div_ceil(2));
+        let (low, high) = index.split_at(columns_of(index.len(), N));
         let (columns, rows) = (self.one_hot(low), self.one_hot(high));
         tables.map(|table| {
             assert_eq!(table.len(), 1 << index.len(), "an entry for each index");
@@ -125,6 +125,17 @@ impl Builder {
         }
         flags
     }
+}
+
+/// How many of an index's bits choose the column: `2^c - c - 1` constraints for the flags of `c` bits, and one in each table
+/// for each row but the first.
+fn columns_of(bits: usize, tables: usize) -> usize {
+    let flags = |bits: usize| (1 << bits) - bits - 1;
+    let cost = |columns: usize| {
+        let rows = bits - columns;
+        flags(columns) + flags(rows) + tables * ((1 << rows) - 1)
+    };
+    (0..=bits).min_by_key(|&columns| cost(columns)).unwrap_or(bits)
 }
 
 /// Bounds of the polynomials over the whole table: at the ends of segments, and where a parabola turns.

@@ -44,6 +44,11 @@ impl Number {
         self.low == self.high
     }
 
+    /// Whether it can be nothing but zero.
+    pub(super) fn is_zero(&self) -> bool {
+        self.low == 0 && self.high == 0
+    }
+
     pub(super) fn times(&self, factor: i128) -> Number {
         if factor == 0 {
             return Number::constant(0);
@@ -240,8 +245,8 @@ impl Builder {
         self.combination(Variable::Public(self.public.len() as u32 - 1))
     }
 
-    /// `rest / 2^shift`: what the lower bits leave to the top one.
-    pub(super) fn top_bit(&self, rest: Combination, shift: usize) -> Combination {
+    /// `rest / 2^shift`: what the lower bits leave to those above.
+    pub(super) fn divided(&self, rest: Combination, shift: usize) -> Combination {
         let mut top = Combination::default();
         if self.constraints.is_some() {
             let inverse = scalar(1 << shift).invert().into_option().expect("a power of two is not zero");

@@ -66,7 +66,7 @@ impl Builder {
             bits.push(bit);
         }
         let top = Number {
-            combination: self.top_bit(rest, width - 1),
+            combination: self.divided(rest, width - 1),
             terms: shifted.terms + width - 1,
             value: left,
             low: 0,
@@ -133,6 +133,27 @@ impl Builder {
         sum(whole).plus_constant(base >> shift).within(low, high)
     }
 
+    /// The same for a result that goes, with nothing but integers beside it, into a sum of which the caller takes the bits,
+    /// or the bits of what a shift to the right leaves of it: one constraint for each bit that is shifted away.
+    ///
+    /// By itself it proves nothing: with a wrong remainder `r` the result is the fraction `(number - r) / 2^shift` of the
+    /// field. Once the bits after it have shown that it is an integer `q` within bounds, `number = 2^shift·q + r` holds
+    /// among integers, and `0 <= r < 2^shift` leaves one `q`.
+    pub(super) fn shift_right_unproven(&mut self, number: &Number, shift: u32) -> Number {
+        let base = number.low >> shift << shift;
+        let mut left = number.value.wrapping_sub(base);
+        let mut quotient = number.plus_constant(-base);
+        for index in 0..shift {
+            let bit = self.bit_of(left);
+            left = left.wrapping_sub(bit.value) >> 1;
+            quotient.add(&bit, -(1 << index));
+        }
+        let (terms, base) = (quotient.terms, base >> shift);
+        let combination = self.divided(quotient.combination, shift as usize);
+        let (low, high) = ((number.low >> shift) - base, (number.high >> shift) - base);
+        Number { combination, terms, value: left, low, high }.plus_constant(base)
+    }
+
     /// Sign and magnitude of `⌊(number + half) / 2^shift⌋`, for a shift to the right by at least 0: one constraint for each
     /// bit, and one.
     ///
@@ -189,6 +210,7 @@ impl Builder {
         if shift == 0 && number.low >= minimum && number.high <= maximum {
             return number.clone();
         }
+        let symmetric = minimum == -maximum;
         let half = if shift == 0 { 0 } else { 1 << (shift - 1) };
         let rounded = number.plus_constant(half);
         let (low, high) = (rounded.low >> shift, rounded.high >> shift);
@@ -205,11 +227,20 @@ impl Builder {
                 let (magnitude, _) = self.saturate(&bits[(shift as usize).min(width)..], kept);
                 self.product(&positive, &magnitude)
             }
-            Some(kept) if minimum == -maximum && low < minimum && high > maximum => {
+            Some(kept) if symmetric && low < minimum && high > maximum => {
                 let SignMagnitude { sign, magnitude } = self.sign_magnitude(number, shift);
                 let (magnitude, _) = self.saturate(&magnitude, kept);
                 self.signed(&sign, &magnitude)
             }
+            // Cut off at a power of two itself, as states are.
+            None if symmetric && maximum.count_ones() == 1 && (low < minimum || high > maximum) => {
+                let SignMagnitude { sign, mut magnitude } = self.sign_magnitude(number, shift);
+                let high = magnitude.split_off(width(maximum - 1).min(magnitude.len()));
+                let beyond = self.any(&high);
+                let value = self.select(&beyond, &Number::constant(maximum), &sum(&magnitude));
+                self.signed(&sign, &value)
+            }
+            _ if shift == 0 => self.clamp(number, minimum, maximum),
             _ => {
                 let quotient = self.shift_right(&rounded, shift);
                 self.clamp(&quotient, minimum, maximum)

@@ -47,14 +47,24 @@ impl Step<'_> {
         let layer = self.layer;
         match layer.cell() {
             Cell::Lstm => {
-                let [input, output, forget] = [0, 1, 2].map(|gate| {
+                let [input, output] = [0, 1].map(|gate| {
                     let argument = self.argument(builder, gate, unit);
-                    builder.gate_sigmoid(&argument.0, argument.1)
+                    builder.gate_sigmoid(&argument)
                 });
-                let argument = self.argument(builder, 3, unit);
-                let value = builder.gate_tanh(&argument.0, argument.1);
-                let cell = self.update(builder, &forget, cell, &input, &value);
-                let squashed = builder.gate_tanh(&cell, layer.cell_exponent() - gate::TANH_INPUT_EXPONENT);
+                // What is forgotten of nothing needs no gate.
+                let kept = if cell.is_zero() {
+                    Number::constant(0)
+                } else {
+                    let argument = self.argument(builder, 2, unit);
+                    let forget = builder.gate_sigmoid(&argument);
+                    builder.product(&forget, cell)
+                };
+                let value = self.argument(builder, 3, unit);
+                let value = builder.gate_tanh(&value);
+                let written = builder.product(&input, &value);
+                let shift = layer.cell_exponent() - gate::TANH_INPUT_EXPONENT;
+                let cell = self.update(builder, &kept, &written, shift >= 0);
+                let squashed = builder.gate_tanh(&Argument::new(cell.clone(), shift));
                 let product = builder.product(&output, &squashed);
                 let state = builder.requantize(&product, layer.narrow());
                 (cell, state)
@@ -62,37 +72,47 @@ impl Step<'_> {
             Cell::Gru => {
                 let [update, reset] = [0, 1].map(|gate| {
                     let argument = self.argument(builder, gate, unit);
-                    builder.gate_sigmoid(&argument.0, argument.1)
+                    builder.gate_sigmoid(&argument)
                 });
                 let row = 2 * layer.hidden() + unit;
                 let before = self.state_sum(row).plus_constant(layer.recurrent_bias(unit).into());
                 let mut candidate = builder.product(&reset, &before);
                 candidate.add(&self.share(builder, row), 1 << ONE);
                 let shift = layer.sum_exponent(row) + ONE - gate::TANH_INPUT_EXPONENT;
-                let value = builder.gate_tanh(&candidate, shift);
+                let value = builder.gate_tanh(&Argument::new(candidate, shift));
                 let write = Number::constant(1 << ONE).minus(&update);
-                let cell = self.update(builder, &update, cell, &write, &value);
+                let (kept, written) = (builder.product(&update, cell), builder.product(&write, &value));
+                let cell = self.update(builder, &kept, &written, false);
                 let state = builder.requantize(&cell, layer.narrow());
                 (cell, state)
             }
         }
     }
 
-    /// The sum that a gate's argument is rounded from, and by how many bits.
-    fn argument(&self, builder: &mut Builder, gate: usize, unit: usize) -> (Number, i32) {
+    fn argument(&self, builder: &mut Builder, gate: usize, unit: usize) -> Argument {
         let row = gate * self.layer.hidden() + unit;
-        let sum = self.share(builder, row).plus(&self.state_sum(row));
-        (sum, self.layer.sum_exponent(row) - self.layer.argument_exponent(gate))
+        let shift = self.layer.sum_exponent(row) - self.layer.argument_exponent(gate);
+        let (states, rule) = (self.state_sum(row), self.layer.share(row));
+        let limit = i128::from(rule.maximum);
+        let powers = limit.count_ones() == 1 && rule.minimum == -rule.maximum && shift >= 0;
+        if states.is_zero() && rule.shift == 0 && powers && limit >> shift > 0 {
+            // Of nothing but the input's share, cut off at a power of two: as well cut off when it has been rounded.
+            return Argument { number: self.input_sum(row), shift, limit: limit >> shift };
+        }
+        Argument::new(self.share(builder, row).plus(&states), shift)
     }
 
     /// The input's share of a row's sum.
     fn share(&self, builder: &mut Builder, row: usize) -> Number {
-        let mut sum = Number::constant(self.layer.bias(row).into());
-        self.inputs
-            .iter()
-            .zip(self.layer.input_weights(row))
-            .for_each(|(x, weight)| sum.add(x, weight.into()));
+        let sum = self.input_sum(row);
         builder.requantize(&sum, self.layer.share(row))
+    }
+
+    fn input_sum(&self, row: usize) -> Number {
+        let mut sum = Number::constant(self.layer.bias(row).into());
+        let weights = self.layer.input_weights(row);
+        self.inputs.iter().zip(weights).for_each(|(x, weight)| sum.add(x, weight.into()));
+        sum
     }
 
     fn state_sum(&self, row: usize) -> Number {
@@ -102,62 +122,91 @@ impl Step<'_> {
         sum
     }
 
-    /// `keep · cell + write · value`.
-    fn update(
-        &self,
-        builder: &mut Builder,
-        keep: &Number,
-        cell: &Number,
-        write: &Number,
-        value: &Number,
-    ) -> Number {
-        let mut sum = builder.product(keep, cell);
-        sum.add(&builder.product(write, value), 1 << (self.layer.cell_exponent() - ONE));
+    /// `keep · cell + write · value`, of the two products. With `bits_follow`, the caller takes the bits of the result, or
+    /// of it shifted right.
+    fn update(&self, builder: &mut Builder, kept: &Number, written: &Number, bits_follow: bool) -> Number {
+        let exponent = self.layer.cell_exponent() - ONE;
+        let (sum, shift) = if kept.is_zero() {
+            // Rounding does not see the zeros that it would be shifted by.
+            (written.clone(), ONE - exponent)
+        } else {
+            (kept.plus(&written.times(1 << exponent)), ONE)
+        };
         let bound = i64::from(STATE_BOUND);
-        builder.requantize(&sum, Requantize { shift: ONE, minimum: -bound, maximum: bound })
+        let rule = Requantize { shift, minimum: -bound, maximum: bound };
+        match u32::try_from(shift) {
+            Ok(shift) if bits_follow && shift > 0 => {
+                let rounded = sum.plus_constant(1 << (shift - 1));
+                if rounded.low >> shift >= -i128::from(bound) && rounded.high >> shift <= i128::from(bound) {
+                    return builder.shift_right_unproven(&rounded, shift);
+                }
+                builder.requantize(&sum, rule)
+            }
+            _ => builder.requantize(&sum, rule),
+        }
+    }
+}
+
+/// The argument of a gate: a number to be rounded by so many bits, and then cut off at `±limit`, a power of two.
+pub(super) struct Argument {
+    number: Number,
+    shift: i32,
+    limit: i128,
+}
+
+impl Argument {
+    /// One that no limit cuts off before the table's.
+    pub(super) fn new(number: Number, shift: i32) -> Argument {
+        Argument { number, shift, limit: 1 << width(i16::MAX.into()) }
     }
 }
 
 impl Builder {
-    /// `gate_sigmoid` of a number rounded by `shift` bits.
-    pub(super) fn gate_sigmoid(&mut self, number: &Number, shift: i32) -> Number {
-        let h = self.gate(number, shift);
+    pub(super) fn gate_sigmoid(&mut self, argument: &Argument) -> Number {
+        // The bits of the half prove what the rounding of the gate leaves open.
+        let h = self.gate(argument, Builder::shift_right_unproven);
         let half = self.shift_right(&h.plus_constant((1 << ONE) + 1), 1);
         self.clamp(&half, 0, i16::MAX.into())
     }
 
-    /// `gate_tanh` of a number rounded by `shift` bits.
-    pub(super) fn gate_tanh(&mut self, number: &Number, shift: i32) -> Number {
-        self.gate(number, shift)
+    pub(super) fn gate_tanh(&mut self, argument: &Argument) -> Number {
+        self.gate(argument, Builder::shift_right)
     }
 
-    /// `G` of section 6.1.
-    fn gate(&mut self, number: &Number, shift: i32) -> Number {
+    /// `G` of section 6.1. Its last rounding is `round`.
+    fn gate(&mut self, argument: &Argument, round: fn(&mut Builder, &Number, u32) -> Number) -> Number {
         assert_eq!(gate::half_tanh(0), 0, "the sign of zero is free");
+        let Argument { number, shift, limit } = argument;
         let (number, shift) =
-            if shift < 0 { (number.times(1 << -shift), 0) } else { (number.clone(), shift as u32) };
+            if *shift < 0 { (number.times(1 << -shift), 0) } else { (number.clone(), *shift as u32) };
         let SignMagnitude { sign, mut magnitude } = self.sign_magnitude(&number, shift);
-        let arguments = width(i16::MAX.into());
-        let high = magnitude.split_off(arguments.min(magnitude.len()));
-        magnitude.resize(arguments, Number::constant(0));
+        let most = (*limit).min(1 << width(i16::MAX.into()));
+        let high = magnitude.split_off(width(most - 1).min(magnitude.len()));
         let beyond = self.any(&high);
-        let within = self.gate_segment(&magnitude);
-        let last = Number::constant(gate::half_tanh(i16::MAX).into());
-        let value = self.select(&beyond, &last, &within);
+        let within = self.gate_segment(magnitude, round);
+        let last = gate::half_tanh(most.min(i16::MAX.into()) as i16);
+        let value = self.select(&beyond, &Number::constant(last.into()), &within);
         self.signed(&sign, &value)
     }
 
     /// `G` of an argument that is not negative.
-    fn gate_segment(&mut self, argument: &[Number]) -> Number {
+    fn gate_segment(
+        &mut self,
+        mut argument: Vec<Number>,
+        round: fn(&mut Builder, &Number, u32) -> Number,
+    ) -> Number {
+        argument.resize(argument.len().max(gate::LOCAL_BITS as usize), Number::constant(0));
         let (local, index) = argument.split_at(gate::LOCAL_BITS as usize);
         let local = sum(local);
-        let columns = [0, 1, 2]
-            .map(|power| gate::SEGMENTS.iter().map(|coefficients| coefficients[power].into()).collect());
+        let segments = &gate::SEGMENTS[..1 << index.len()];
+        let columns =
+            [0, 1, 2].map(|power| segments.iter().map(|coefficients| coefficients[power].into()).collect());
         let [c0, c1, c2] = self.look_up(index, columns);
-        let square = self.product(&c2, &local.times(64));
-        let slope = self.shift_right(&square.plus_constant(1 << 14), 15).plus(&c1);
-        let rise = self.product(&slope, &local.times(16));
-        let value = self.shift_right(&rise.plus_constant(1 << 14), 15).plus(&c0);
+        // `q(c2, 64 t)` and `q(slope, 16 t)`, without the zeros that both sides of the shift have.
+        let square = self.product(&c2, &local);
+        let slope = self.shift_right(&square.plus_constant(1 << 8), 9).plus(&c1);
+        let rise = self.product(&slope, &local);
+        let value = round(self, &rise.plus_constant(1 << 10), 11).plus(&c0);
         // Bounds of the function over all its arguments, before its last saturation.
         let (low, high) = GATE_BOUNDS;
         self.clamp(&value.within(low, high), i128::MIN / 4, i16::MAX.into())
