@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use anyhow::{Context, bail};
-use quinn_proto::{Connection, Dir, ReadError, StreamEvent, StreamId, WriteError};
+use quinn_proto::{Connection, Dir, ReadError, Side, StreamEvent, StreamId, WriteError};
 
 use super::Streams;
 use super::quic::Dialogue;
@@ -128,7 +128,11 @@ impl Dialogue for Requests {
             }
             Self::StreamEach { exchanges, .. } => {
                 let position = exchanges.iter().position(|exchange| exchange.stream == id);
-                let position = position.with_context(|| format!("{id} is readable and was not asked"))?;
+                let Some(position) = position else {
+                    // Said once for each packet, and the first reading took what both brought.
+                    anyhow::ensure!(id.initiator() == Side::Client, "the server opened {id} unasked");
+                    return Ok(());
+                };
                 let exchange = &mut exchanges[position];
                 if read_stream(connection, id, |bytes| exchange.receive(bytes))? {
                     let exchange = exchanges.swap_remove(position);
