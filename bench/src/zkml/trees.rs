@@ -1,7 +1,7 @@
-//! Balanced boosted trees, as ONNX says them and as a peer without a tree operator takes them.
+//! Balanced boosted trees, as ONNX says them.
 
 use crate::nets::Random;
-use crate::onnx::{Node, Tensor, floats, node};
+use crate::onnx::{Node, Tensor, node};
 
 const DEPTH: usize = 6;
 const BRANCHES: usize = (1 << DEPTH) - 1;
@@ -10,7 +10,6 @@ const LEAVES: usize = 1 << DEPTH;
 /// Complete trees in heap order: the children of branch `i` are `2i + 1`, where its feature is at most the threshold, and
 /// `2i + 2`; the leaves follow the branches.
 pub(super) struct Trees {
-    features: usize,
     /// Feature and threshold of each branch.
     branches: Vec<[(usize, f32); BRANCHES]>,
     leaves: Vec<[f32; LEAVES]>,
@@ -21,7 +20,7 @@ impl Trees {
         let mut branch = || ((random.unit() * features as f32) as usize, random.normal());
         let branches = (0..count).map(|_| std::array::from_fn(|_| branch())).collect();
         let leaves = (0..count).map(|_| std::array::from_fn(|_| random.normal() * 0.02)).collect();
-        Self { features, branches, leaves }
+        Self { branches, leaves }
     }
 
     /// One `TreeEnsembleRegressor`.
@@ -59,50 +58,5 @@ impl Trees {
             .ints("target_ids", vec![0; trees * LEAVES])
             .floats("target_weights", self.leaves.as_flattened().to_vec());
         (vec![ensemble], Vec::new())
-    }
-
-    /// The same sums by products of matrices: which branches hold, how many of them lead to each leaf, and the leaf that
-    /// all that lead to it agree on.
-    pub(super) fn products(&self) -> (Vec<Node>, Vec<Tensor>) {
-        let trees = self.branches.len();
-        let (width, leaves) = (trees * BRANCHES, trees * LEAVES);
-        let mut picks = vec![0.0; self.features * width];
-        let mut leads = vec![0.0; width * leaves];
-        let mut held = vec![0.0; leaves];
-        for (tree, branches) in self.branches.iter().enumerate() {
-            for (branch, (feature, _)) in branches.iter().enumerate() {
-                picks[feature * width + tree * BRANCHES + branch] = 1.0;
-            }
-            for leaf in 0..LEAVES {
-                let mut at = BRANCHES + leaf;
-                while at > 0 {
-                    let (parent, holds) = ((at - 1) / 2, at % 2 == 1);
-                    let place = (tree * BRANCHES + parent) * leaves + tree * LEAVES + leaf;
-                    leads[place] = if holds { 1.0 } else { -1.0 };
-                    held[tree * LEAVES + leaf] += f32::from(u8::from(holds));
-                    at = parent;
-                }
-            }
-        }
-        let thresholds: Vec<f32> =
-            self.branches.as_flattened().iter().map(|(_, threshold)| *threshold).collect();
-        let constants = vec![
-            floats("picks", &[self.features, width], &picks),
-            floats("thresholds", &[1, width], &thresholds),
-            floats("leads", &[width, leaves], &leads),
-            floats("held", &[1, leaves], &held),
-            floats("values", &[leaves, 1], self.leaves.as_flattened()),
-        ];
-        let to_float = |from: &str, to: &str| node("Cast", &[from], &[to]).int("to", 1);
-        let nodes = vec![
-            node("MatMul", &["x", "picks"], &["picked"]),
-            node("LessOrEqual", &["picked", "thresholds"], &["holds"]),
-            to_float("holds", "holding"),
-            node("MatMul", &["holding", "leads"], &["led"]),
-            node("Equal", &["led", "held"], &["reached"]),
-            to_float("reached", "reaching"),
-            node("MatMul", &["reaching", "values"], &["y"]),
-        ];
-        (nodes, constants)
     }
 }
