@@ -95,6 +95,7 @@ fn handed() -> Handed {
     let verifier = VerifierKey::from_seed(&[3; 32]);
     let leaf = Leaf {
         mode: Mode::Zk,
+        sealed: false,
         policy_epoch: 1,
         request: RequestId([4; 16]),
         session: SessionId([5; 16]),

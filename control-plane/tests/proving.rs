@@ -109,7 +109,7 @@ fn a_request_that_takes_the_id_of_a_proof_is_told_and_harms_no_other() {
         let row: Vec<u8> =
             SHIPPED[0].input().unwrap().row(0).iter().flat_map(|value| value.to_le_bytes()).collect();
         let input = TensorView::new(Dtype::F32, model.input_shape, &row).unwrap();
-        let call = |mode, id| Call { model: &model, mode, input, id, deadline: None };
+        let call = |mode, id| Call { model: &model, mode, input, id, deadline: None, seal: None };
         // The proof of the first takes longer than the next request.
         let answers = [
             client.call(call(Mode::Zk, None)).await.unwrap(),

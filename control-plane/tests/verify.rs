@@ -106,6 +106,7 @@ fn handed() -> Handed {
     let inputs = hashes(&npy::read(input).unwrap());
     let outputs = hashes(&npy::read(output).unwrap());
     let leaf = |(index, (input, output)): (usize, (&Digest, &Digest))| Leaf {
+        sealed: false,
         mode: Mode::Tee,
         policy_epoch: 1,
         request: RequestId((index as u128).to_le_bytes()),

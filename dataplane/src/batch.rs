@@ -17,7 +17,7 @@ use haca_wire::message::infer::{Answer, Step, encode_refused};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::opening;
 use haca_wire::tensor::{self, TensorView};
-use haca_wire::{Digest, Dtype, Mode, RequestId, SessionId, Status, sha256};
+use haca_wire::{Digest, Dtype, Mode, RequestId, Salt, Seal, SessionId, Status, sha256};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub(crate) struct Admission {
     pub(crate) deadline: Option<Instant>,
     /// The stream that it is a step of.
     pub(crate) step: Option<Step>,
+    /// What its input is sealed with.
+    pub(crate) seal: Option<Seal>,
 }
 
 struct Staged {
@@ -133,10 +135,10 @@ impl ServedModel {
         std::iter::once(&self.rows).chain(&self.steps)
     }
 
-    /// Bytes that the opening of one answer takes in the log's queue.
+    /// Bytes that the opening of one answer takes in the log's queue, at most: few have a salt.
     pub(crate) fn opening_cost(&self) -> usize {
         let model = self.rows.form.model();
-        Appender::opening_cost(opening::len(model.input_len(), model.output_len()))
+        Appender::opening_cost(opening::len(model.input_len(), model.output_len()) + Salt::LEN)
     }
 
     /// The same for all that is staged of mode `zk`.
@@ -360,7 +362,9 @@ impl Batch {
                 request: admission.request,
                 session: admission.session,
                 mode: admission.mode,
-                input: *input,
+                sealed: admission.seal.is_some(),
+                // Whether it opens, the prover looks.
+                input: admission.seal.map_or(*input, |seal| seal.commitment),
                 output: *output,
                 received: clock.unix(admission.received),
             };
@@ -373,7 +377,8 @@ impl Batch {
                 let appended = if admission.mode == Mode::Zk {
                     self.integers.clear();
                     opening::push_output(self.form.integers(slot), &mut self.integers);
-                    log.append_opened(leaf, hash, &[self.inputs.get(slot, *dtype), &self.integers])
+                    let salt = admission.seal.as_ref().map_or(&[][..], |seal| &seal.salt.0);
+                    log.append_opened(leaf, hash, &[self.inputs.get(slot, *dtype), &self.integers, salt])
                 } else {
                     log.append_hashed(leaf, hash)
                 };
@@ -474,6 +479,7 @@ mod tests {
             max_batch: BATCH as u32,
             step_shape: stream.as_ref().map(|stream| shape(stream.model().input_shape())),
             zk_refused: None,
+            sealed_refused: None,
         };
         let steps = stream.map(|stream| Steps::new(StreamExecutor::new(stream, BATCH), BATCH));
         ServedModel::new(entry, Executor::new(model, BATCH), steps, Duration::ZERO)
@@ -545,6 +551,7 @@ mod tests {
             received: Instant::now(),
             deadline: None,
             step,
+            seal: None,
         }
     }
 

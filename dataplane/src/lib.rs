@@ -28,4 +28,4 @@ pub mod transport;
 
 pub use config::Config;
 pub use node::Node;
-pub use proving::{Backlog, Proving};
+pub use proving::{Admitted, Backlog, Proving};

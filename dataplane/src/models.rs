@@ -5,7 +5,7 @@
 //! callers that have not listed the models again, until the table needs its place.
 
 use crate::batch::ServedModel;
-use crate::proving::AdmitModel;
+use crate::proving::{AdmitModel, Admitted};
 use crate::symbols::Steps;
 use haca_kernels::{Dtype, Executor, LoadError, Model, StreamExecutor};
 use haca_wire::message::model::ModelEntry;
@@ -104,6 +104,14 @@ impl Registry {
         // A model that cannot be streamed is served in whole rows all the same.
         let stream = model.stream().ok().filter(|_| self.limits.max_symbols > 0).map(Arc::new);
         let step_shape = stream.as_ref().map(|stream| shape(stream.model().input_shape())).transpose()?;
+        let admitted = match &self.admit {
+            None => Err("this node has no prover".to_owned()),
+            Some(admit) => admit(&model, file),
+        };
+        let (zk_refused, sealed_refused) = match admitted {
+            Ok(Admitted { sealed_refused }) => (None, sealed_refused),
+            Err(why) => (Some(why), None),
+        };
         let entry = ModelEntry {
             handle: self.next_handle,
             name: name.to_owned(),
@@ -113,10 +121,8 @@ impl Registry {
             accepts_i16: model.accepts(Dtype::I16),
             max_batch: self.limits.max_batch as u32,
             step_shape,
-            zk_refused: self.admit.as_ref().map_or_else(
-                || Some("this node has no prover".to_owned()),
-                |admit| admit(&model, file).err(),
-            ),
+            zk_refused,
+            sealed_refused,
         };
         let served = (0..self.shards)
             .map(|_| {
@@ -229,6 +235,7 @@ mod tests {
             max_batch: 1,
             step_shape: None,
             zk_refused: None,
+            sealed_refused: None,
         }
     }
 

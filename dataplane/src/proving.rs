@@ -20,8 +20,15 @@ pub type ProofReply = Box<dyn FnOnce(Result<ProofStates, String>) + Send>;
 #[error("too many callers wait for proofs; try again later")]
 pub struct ProofsBusy;
 
+/// What of mode `zk` is to be had for a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// Why sealed inputs are not taken; `None`: they are.
+    pub sealed_refused: Option<String>,
+}
+
 /// Says whether mode `zk` is to be had for a model that is about to be served, given also its file; or why not.
-pub type AdmitModel = dyn Fn(&Arc<Model>, &[u8]) -> Result<(), String> + Send + Sync;
+pub type AdmitModel = dyn Fn(&Arc<Model>, &[u8]) -> Result<Admitted, String> + Send + Sync;
 
 /// Answers once these requests are proven or will not be.
 pub type AwaitProven = dyn Fn(Vec<RequestId>, ProofReply) -> Result<(), ProofsBusy> + Send + Sync;

@@ -32,6 +32,8 @@ pub(crate) enum Reason {
     Mode(Mode),
     /// Mode `zk` is not to be had for this, for this reason.
     Zk(String),
+    /// Sealed inputs are not taken for this, for this reason.
+    Seal(String),
     ProverBehind(Duration),
     LogFull {
         stalled: bool,
@@ -58,6 +60,7 @@ impl Reason {
                 RETRY_AFTER_US,
             ),
             Reason::Zk(why) => (Status::ModeUnavailable, format!("zk is not available: {why}"), 0),
+            Reason::Seal(why) => (Status::ModeUnavailable, format!("sealed inputs are not taken: {why}"), 0),
             Reason::ProverBehind(retry) => {
                 let detail = "as many answers as may wait for their proofs; the prover is behind".to_owned();
                 (Status::Overloaded, detail, u32::try_from(retry.as_micros()).unwrap_or(u32::MAX).max(1))

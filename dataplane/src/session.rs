@@ -62,7 +62,7 @@ pub(crate) enum Message {
     /// The prover's answer to an `AwaitProofs`.
     Proofs { stream: StreamKey, states: Result<Box<ProofStates>, String> },
     /// The registry's answer to a push.
-    Pushed { stream: StreamKey, outcome: Result<ModelEntry, Refusal> },
+    Pushed { stream: StreamKey, outcome: Result<Box<ModelEntry>, Refusal> },
 }
 
 /// One connection.
@@ -329,9 +329,13 @@ impl Inference {
             received: turn.now,
             deadline,
             step: request.step,
+            seal: request.seal,
         };
         let opening = match request.mode {
             Mode::Zk => self.enter_backlog(request)?,
+            mode if request.seal.is_some() => {
+                return Err(Reason::Seal(format!("not by mode {mode}, only by zk")));
+            }
             Mode::Vanilla | Mode::Tee => 0,
         };
         // The step before must be done: it makes the states that this one starts from.
@@ -372,6 +376,9 @@ impl Inference {
         };
         if let Some(why) = &model.entry.zk_refused {
             return unavailable(why);
+        }
+        if let Some(why) = model.entry.sealed_refused.as_ref().filter(|_| request.seal.is_some()) {
+            return Err(Reason::Seal(why.clone()));
         }
         if request.step.is_some() {
             return unavailable("steps of streams are not proven; send whole rows");
@@ -524,7 +531,7 @@ impl Application for Inference {
                 self.answer_refusal(stream, refusal, turn.outbox);
             }
             Message::Pushed { stream, outcome: Ok(model) } => {
-                turn.outbox.answer(stream, |out| Pushed { model }.encode(&mut self.encoder, out));
+                turn.outbox.answer(stream, |out| Pushed { model: *model }.encode(&mut self.encoder, out));
             }
             Message::Pushed { stream, outcome: Err(refusal) } => {
                 self.answer_refusal(stream, refusal, turn.outbox);

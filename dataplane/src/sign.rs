@@ -29,7 +29,9 @@ pub struct Served {
     pub session: SessionId,
     /// Its mode.
     pub mode: Mode,
-    /// Hash of its input.
+    /// Whether its input is sealed.
+    pub sealed: bool,
+    /// Hash of its input, or the commitment to it.
     pub input: Digest,
     /// Hash of its output.
     pub output: Digest,
@@ -83,6 +85,7 @@ impl BatchSigner {
     pub fn add(&mut self, model: ModelId, served: &Served, completed: u64) {
         let leaf = Leaf {
             mode: served.mode,
+            sealed: served.sealed,
             policy_epoch: self.signing.policy_epoch,
             request: served.request,
             session: served.session,
@@ -156,6 +159,7 @@ mod tests {
                 request: RequestId([i as u8; 16]),
                 session: SessionId([2; 16]),
                 mode: *mode,
+                sealed: false,
                 input: Digest([3; 32]),
                 output: Digest([4; 32]),
                 received: 5,

@@ -119,6 +119,7 @@ impl Caller {
             deadline_us: 0,
             input,
             step: None,
+            seal: None,
         };
         change(&mut request);
         let mut bytes = Vec::new();

@@ -15,6 +15,8 @@ mod checkpoint;
 pub mod receipt;
 mod report;
 mod rows;
+#[cfg(feature = "seal")]
+pub mod seal;
 #[cfg(test)]
 mod specimen;
 mod trust;

@@ -39,6 +39,7 @@ pub(crate) fn rerun(_: usize, row: &[u8]) -> Result<Digest, String> {
 pub(crate) fn leaf() -> Leaf {
     Leaf {
         mode: Mode::Tee,
+        sealed: false,
         policy_epoch: 1,
         request: RequestId([1; 16]),
         session: SessionId([2; 16]),

@@ -16,7 +16,9 @@ use haca_wire::receipt::{Receipt, ReceiptFile, ReceiptParts};
 use haca_wire::sign::NodeKey;
 use haca_wire::tensor::{Shape, TensorView};
 use haca_wire::vocabulary::LogOutcome;
-use haca_wire::{Digest, Dtype, Mode, ModelId, NodeId, PayerId, RequestId, SessionId, Stage, Status};
+use haca_wire::{
+    Digest, Dtype, Mode, ModelId, NodeId, PayerId, RequestId, Salt, Seal, SessionId, Stage, Status,
+};
 
 use crate::targets::{Target, compiled};
 
@@ -100,6 +102,7 @@ fn evidence() -> Vec<u8> {
 fn receipt() -> Receipt {
     let leaf = Leaf {
         mode: Mode::Tee,
+        sealed: false,
         policy_epoch: 1,
         request: RequestId([1; 16]),
         session: SessionId([2; 16]),
@@ -131,6 +134,7 @@ fn model_entry() -> ModelEntry {
         max_batch: 64,
         step_shape: Some(shape(&[8])),
         zk_refused: Some("no gadget".into()),
+        sealed_refused: Some("too large".into()),
     }
 }
 
@@ -140,7 +144,8 @@ fn messages() -> Vec<Vec<u8>> {
     let shape = Shape::new([4]).expect("few dimensions");
     let tensor = TensorView::new(Dtype::F32, shape, &data).expect("four floats");
     let step = Some(Step { symbol: 7, reset: true });
-    let request = RequestView { id, model: 1, mode: Mode::Tee, deadline_us: 100, input: tensor, step };
+    let seal = Some(Seal { salt: Salt([8; 32]), commitment: Digest([9; 32]) });
+    let request = RequestView { id, model: 1, mode: Mode::Tee, deadline_us: 100, input: tensor, step, seal };
     let refusal = Refusal { status: Status::Overloaded, detail: "full".into(), retry_after_us: 500 };
     let limits = Limits {
         max_frame_bytes: 1 << 20,

@@ -255,7 +255,7 @@ impl Dialogue for Session<'_> {
         let row = (self.number + sequence) as usize % self.questions.rows.len();
         let input = self.questions.tensor(row);
         let (id, mode) = (self.id(sequence), self.mode(sequence));
-        let request = RequestView { id, model, mode, deadline_us: 0, input, step: None };
+        let request = RequestView { id, model, mode, deadline_us: 0, input, step: None, seal: None };
         request.encode(&mut self.encoder, &mut self.outgoing);
         self.asked.insert(sequence, Asked { intended, row });
     }

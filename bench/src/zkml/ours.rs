@@ -73,6 +73,7 @@ pub(super) fn prove_compiled(
 fn leaf(model: &Compiled, row: &[u8], output: &[u8]) -> Leaf {
     Leaf {
         mode: Mode::Zk,
+        sealed: false,
         policy_epoch: 0,
         request: RequestId([1; 16]),
         session: SessionId([2; 16]),

@@ -80,8 +80,8 @@ pub(crate) fn make_ready(workbench: &mut Workbench, pool: &rayon::ThreadPool, mo
 fn attempt(workbench: &mut Workbench, leaf: &Leaf, opening: &[u8]) -> Result<Made, Unprovable> {
     let bench = workbench.get(&leaf.model)?;
     let model = bench.circuit.model();
-    let opening =
-        Opening::decode(opening, model.input_len(), model.output_len()).ok_or(Unprovable::Opening)?;
+    let opening = Opening::decode(opening, model.input_len(), model.output_len(), leaf.sealed);
+    let opening = opening.ok_or(Unprovable::Opening)?;
     let staged = bench.stager.stage(0, haca_kernels::Dtype::F32, &opening.input);
     staged.map_err(|error| Unprovable::Row(error.to_string()))?;
     let key = bench.prover.verifying_key();

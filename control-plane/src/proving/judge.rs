@@ -110,7 +110,8 @@ impl Judge {
     /// The output's integers, of a case whose proof holds.
     pub(crate) fn output(&mut self, case: &Case) -> Option<Vec<i64>> {
         let model = self.model(&case.leaf.model).ok()?;
-        Opening::decode(&case.opening, model.input_len(), model.output_len()).map(|opening| opening.output)
+        let (inputs, outputs) = (model.input_len(), model.output_len());
+        Opening::decode(&case.opening, inputs, outputs, case.leaf.sealed).map(|opening| opening.output)
     }
 
     /// What a proof claims, or why it claims nothing.
@@ -132,8 +133,9 @@ impl Judge {
             }
         };
         let claim = || {
-            let opening = Opening::decode(&case.opening, model.input_len(), model.output_len());
-            let Opening { input, output } = opening.ok_or(Wrong::Opening)?;
+            let (inputs, outputs) = (model.input_len(), model.output_len());
+            let opening = Opening::decode(&case.opening, inputs, outputs, case.leaf.sealed);
+            let Opening { input, output, .. } = opening.ok_or(Wrong::Opening)?;
             let proof = Proof::from_bytes(&case.proof.proof)?;
             let statement = Statement::new(&model, &key, &case.leaf, &input, &output)?;
             Ok(Claim { proof, inputs: statement.inputs })

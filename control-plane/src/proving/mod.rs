@@ -46,7 +46,7 @@ use crate::proving::workbench::Models;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use haca_dataplane::config::{Config, Place, ZkSettings};
 use haca_dataplane::keys::{self, KeyError};
-use haca_dataplane::{Backlog, Proving};
+use haca_dataplane::{Admitted, Backlog, Proving};
 use haca_wire::event::VerifierKey;
 use haca_wire::{Digest, ModelId};
 use std::net::{SocketAddr, UdpSocket};
@@ -186,7 +186,7 @@ impl Services {
                 })?;
                 // Full: its key is made with its first proof.
                 let _ = announce.try_send(id);
-                Ok(())
+                Ok(Admitted { sealed_refused: Some("this node proves open inputs only".to_owned()) })
             }),
             ask: Arc::new(move |ids, reply| counter.ask(ids, reply)),
             backlog: Arc::clone(&self.backlog),

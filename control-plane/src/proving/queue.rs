@@ -182,6 +182,7 @@ mod tests {
     fn job(position: u64) -> Job {
         let leaf = Leaf {
             mode: Mode::Zk,
+            sealed: false,
             policy_epoch: 0,
             request: RequestId([position as u8; 16]),
             session: SessionId::default(),

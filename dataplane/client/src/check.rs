@@ -83,6 +83,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) id: RequestId,
     pub(crate) model: &'a ModelEntry,
     pub(crate) mode: Mode,
+    pub(crate) sealed: bool,
     pub(crate) dtype: Dtype,
     pub(crate) input: Digest,
 }
@@ -135,7 +136,8 @@ impl Checker {
         must_be("node", self.node, leaf.node)?;
         must_be("model", asked.model.id, leaf.model)?;
         must_be("mode", asked.mode, leaf.mode)?;
-        must_be("input hash", asked.input, leaf.input)?;
+        must_be("flag of a sealed input", asked.sealed, leaf.sealed)?;
+        must_be(if asked.sealed { "commitment" } else { "input hash" }, asked.input, leaf.input)?;
         if output.shape() != asked.model.output_shape || output.dtype() != asked.dtype {
             let expected = asked.model.output_shape;
             return Err(Fault::Output { shape: output.shape(), dtype: output.dtype(), expected });

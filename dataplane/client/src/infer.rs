@@ -8,7 +8,7 @@ use haca_wire::message::infer::{RequestView, Step};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::receipt::Receipt;
 use haca_wire::tensor::{self, Shape, TensorView};
-use haca_wire::{Digest, Dtype, Leaf, Mode, RequestId};
+use haca_wire::{Digest, Dtype, Leaf, Mode, RequestId, Seal};
 use std::time::{Duration, Instant};
 
 /// A tensor of one's own: element type, shape, little-endian row-major data.
@@ -75,6 +75,8 @@ pub struct Call<'a> {
     /// The answer is worth nothing this long after the node read the request; it is then refused instead of
     /// computed. Counted in whole microseconds, of which there are at most 2³²−1.
     pub deadline: Option<Duration>,
+    /// In mode `zk`: seals the input, so that neither leaf nor proof tell of it. The node still sees the row and the salt.
+    pub seal: Option<Seal>,
 }
 
 /// An answer that stood up.
@@ -92,6 +94,8 @@ pub struct Inference {
     pub arrived: Instant,
     /// In mode `zk`: when the node expects the proof to be in the log, counted from its answer.
     pub proof_delay: Option<Duration>,
+    /// What the input was sealed with. Keep the salt as long as somebody may have to be shown the input, and as private.
+    pub seal: Option<Seal>,
 }
 
 impl Client {
@@ -103,7 +107,22 @@ impl Client {
     pub async fn infer(&self, model: &ModelEntry, mode: Mode, row: &[f32]) -> Result<Inference, ClientError> {
         let data: Vec<u8> = row.iter().flat_map(|element| element.to_le_bytes()).collect();
         let input = of_shape(model, model.input_shape, &data)?;
-        self.call(Call { model, mode, input, id: None, deadline: None }).await
+        self.call(Call { model, mode, input, id: None, deadline: None, seal: None }).await
+    }
+
+    /// Sends one row of `f32` in mode `zk` with a fresh salt and its commitment: neither the leaf nor its proof tell of the
+    /// row. The node sees it.
+    ///
+    /// # Errors
+    /// As [`Client::infer`].
+    #[cfg(feature = "seal")]
+    pub async fn infer_sealed(&self, model: &ModelEntry, row: &[f32]) -> Result<Inference, ClientError> {
+        let data: Vec<u8> = row.iter().flat_map(|element| element.to_le_bytes()).collect();
+        let input = of_shape(model, model.input_shape, &data)?;
+        let mut salt = haca_wire::Salt([0; haca_wire::Salt::LEN]);
+        getrandom::fill(&mut salt.0).map_err(|error| ClientError::Random(error.to_string()))?;
+        let seal = Some(Seal { salt, commitment: haca_verifier::seal::commitment(&salt, &data) });
+        self.call(Call { model, mode: Mode::Zk, input, id: None, deadline: None, seal }).await
     }
 
     /// Sends one request, and returns the answer once its receipt was verified. Waits where as many requests are
@@ -143,18 +162,23 @@ impl Client {
             deadline_us,
             input: call.input,
             step: step.map(|(step, _)| step),
+            seal: call.seal,
         };
         let answer = self.lanes().submit(&request).await?;
         // Hashed while the answer is on its way.
-        let tensor = call.input.hash();
-        let input = step.map_or(tensor, |(_, before)| tensor::step_hash(&before, &tensor));
+        let input = match (call.seal, step) {
+            (Some(seal), _) => seal.commitment,
+            (None, None) => call.input.hash(),
+            (None, Some((_, before))) => tensor::step_hash(&before, &call.input.hash()),
+        };
         let Reply { output, receipt, latency, arrived, proof_delay_ms } = answer.wait().await?;
-        let asked = Asked { id, model, mode: call.mode, dtype: call.input.dtype, input };
+        let (mode, sealed) = (call.mode, call.seal.is_some());
+        let asked = Asked { id, model, mode, sealed, dtype: call.input.dtype, input };
         match self.checker().check(&asked, &output, &receipt) {
             Ok(leaf) => {
                 let delay = Duration::from_millis(proof_delay_ms.into());
                 let proof_delay = (call.mode == Mode::Zk).then_some(delay);
-                Ok(Inference { output, receipt, leaf, latency, arrived, proof_delay })
+                Ok(Inference { output, receipt, leaf, latency, arrived, proof_delay, seal: call.seal })
             }
             Err(fault) => Err(ClientError::Dishonest { request: id, fault }),
         }

@@ -67,7 +67,7 @@ impl Stream<'_> {
         let data: Vec<u8> = row.iter().flat_map(|element| element.to_le_bytes()).collect();
         let input = of_shape(&self.model, shape, &data)?;
         let step = Step { symbol: self.symbol, reset: progress == Progress::Reset };
-        let call = Call { model: &self.model, mode: self.mode, input, id: None, deadline: None };
+        let call = Call { model: &self.model, mode: self.mode, input, id: None, deadline: None, seal: None };
         self.progress = Progress::Lost;
         let answer = self.client.ask(call, Some((step, before))).await;
         match &answer {

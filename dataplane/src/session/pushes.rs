@@ -5,7 +5,7 @@ use crate::push::{Push, PushJob};
 use crate::refusal::Violation;
 use crate::shard::{Arrival, Turn};
 use haca_wire::message::Refusal;
-use haca_wire::message::model::PushModel;
+use haca_wire::message::model::{ModelEntry, PushModel};
 use haca_wire::{Digest, Status, sign};
 use std::sync::Arc;
 
@@ -79,7 +79,10 @@ impl Inference {
             && let Some(push) = push.take()
         {
             let (stream, replies) = (arrival.key, Arc::clone(&self.replies));
-            let reply = move |outcome| replies(Message::Pushed { stream, outcome });
+            let reply = move |outcome: Result<ModelEntry, Refusal>| {
+                let outcome = outcome.map(Box::new);
+                replies(Message::Pushed { stream, outcome });
+            };
             self.pusher.submit(PushJob { push: *push, reply: Box::new(reply) });
         }
         Ok(())

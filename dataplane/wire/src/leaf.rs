@@ -6,14 +6,14 @@
 //! |---|---|---|
 //! | 0..2 | version | `u16`, 1 |
 //! | 2 | mode | 0 `vanilla`, 1 `tee`, 2 `zk` |
-//! | 3 | | zero |
+//! | 3 | sealed | 1 if the input is sealed, which is so in mode `zk` alone; else 0 |
 //! | 4..8 | policy epoch | `u32`, of the policy the node served under |
 //! | 8..24 | request id | chosen by the caller |
 //! | 24..40 | session id | drawn by the node |
 //! | 40..72 | payer | all zero: nobody pays |
 //! | 72..104 | node | Ed25519 public key |
 //! | 104..136 | model id | SHA-256 of the compiled model file |
-//! | 136..168 | input hash | see [`tensor`](crate::tensor) |
+//! | 136..168 | input hash | see [`tensor`](crate::tensor); of a sealed input its commitment, see [`seal`](crate::seal) |
 //! | 168..200 | output hash | see [`tensor`](crate::tensor) |
 //! | 200..232 | evidence digest | SHA-256 of the attestation evidence; all zero: none |
 //! | 232..240 | sequence | `u64`: shard in the top 8 bits, then a counter that never repeats |
@@ -32,6 +32,8 @@ use crate::vocabulary::Mode;
 pub struct Leaf {
     /// Where on the verification spectrum the request was.
     pub mode: Mode,
+    /// The input is sealed: `input` is the caller's commitment to it. In mode `zk` alone.
+    pub sealed: bool,
     /// Epoch of the policy the node served under.
     pub policy_epoch: u32,
     /// The request.
@@ -44,7 +46,7 @@ pub struct Leaf {
     pub node: NodeId,
     /// The model that was run.
     pub model: ModelId,
-    /// Hash of the input tensor; of a step of a stream, of all steps since its reset.
+    /// Hash of the input tensor; of a step of a stream, of all steps since its reset; of a sealed input, its commitment.
     pub input: Digest,
     /// Hash of the output tensor.
     pub output: Digest,
@@ -72,9 +74,9 @@ pub enum LeafError {
     /// The mode byte is none of the known ones.
     #[error("leaf mode {0} is not known")]
     Mode(u8),
-    /// A byte that must be zero is not.
-    #[error("leaf byte 3 is reserved and must be zero, it is {0}")]
-    Reserved(u8),
+    /// The flag of a sealed input is none, or is set in another mode than `zk`.
+    #[error("leaf byte 3 is {0}; it is 1 for a sealed input, in mode zk alone, and else 0")]
+    Sealed(u8),
 }
 
 impl Leaf {
@@ -92,7 +94,8 @@ impl Leaf {
             rest = tail;
         };
         put(&Self::VERSION.to_le_bytes());
-        put(&[self.mode as u8, 0]);
+        debug_assert!(!self.sealed || self.mode == Mode::Zk, "only mode zk seals inputs");
+        put(&[self.mode as u8, self.sealed.into()]);
         put(&self.policy_epoch.to_le_bytes());
         put(&self.request.0);
         put(&self.session.0);
@@ -121,12 +124,15 @@ impl Leaf {
         if version != Self::VERSION {
             return Err(LeafError::Version(version));
         }
-        let [mode, reserved] = fields.take();
-        if reserved != 0 {
-            return Err(LeafError::Reserved(reserved));
-        }
+        let [mode, sealed] = fields.take();
+        let mode = Mode::from_wire(mode).ok_or(LeafError::Mode(mode))?;
         Ok(Self {
-            mode: Mode::from_wire(mode).ok_or(LeafError::Mode(mode))?,
+            mode,
+            sealed: match sealed {
+                0 => false,
+                1 if mode == Mode::Zk => true,
+                _ => return Err(LeafError::Sealed(sealed)),
+            },
             policy_epoch: u32::from_le_bytes(fields.take()),
             request: RequestId(fields.take()),
             session: SessionId(fields.take()),
@@ -168,6 +174,7 @@ pub(crate) mod tests {
     prop_compose! {
         pub(crate) fn any_leaf()(
             mode in prop::sample::select(Mode::ALL),
+            sealed: bool,
             policy_epoch: u32,
             ids: ([u8; 16], [u8; 16], [u8; 32], [u8; 32], [u8; 32]),
             hashes: ([u8; 32], [u8; 32], [u8; 32]),
@@ -175,6 +182,7 @@ pub(crate) mod tests {
         ) -> Leaf {
             Leaf {
                 mode,
+                sealed: sealed && mode == Mode::Zk,
                 policy_epoch,
                 request: RequestId(ids.0),
                 session: SessionId(ids.1),
@@ -199,9 +207,11 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_leaf_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..300), version: bool) {
-            if version && bytes.len() > 2 {
-                bytes[..2].copy_from_slice(&[1, 0]);
+        fn any_bytes_are_a_leaf_or_an_error(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..300), head in prop::option::of([0u8..4, 0u8..3]),
+        ) {
+            if let (Some([mode, sealed]), [first, second, third, fourth, ..]) = (head, &mut bytes[..]) {
+                [*first, *second, *third, *fourth] = [1, 0, mode, sealed];
             }
             if let Ok(leaf) = Leaf::decode(&bytes) {
                 prop_assert_eq!(&leaf.encode()[..], &bytes[..]);
@@ -213,6 +223,7 @@ pub(crate) mod tests {
     fn fields_lie_where_the_table_says() {
         let leaf = Leaf {
             mode: Mode::Zk,
+            sealed: false,
             policy_epoch: 0x0403_0201,
             request: RequestId([1; 16]),
             session: SessionId([2; 16]),
@@ -244,5 +255,18 @@ pub(crate) mod tests {
         for (at, value) in [(232, 9), (240, 10), (248, 11), (256, 12)] {
             assert_eq!(bytes[at..at + 8], u64::to_le_bytes(value));
         }
+        let sealed = Leaf { sealed: true, ..leaf }.encode();
+        assert_eq!((&sealed[..3], sealed[3], &sealed[4..]), (&bytes[..3], 1, &bytes[4..]));
+    }
+
+    #[test]
+    fn only_mode_zk_seals_inputs() {
+        let mut bytes = [0; Leaf::LEN];
+        for (mode, sealed) in [(0, 1), (1, 1), (2, 2), (2, 255)] {
+            bytes[..4].copy_from_slice(&[1, 0, mode, sealed]);
+            assert_eq!(Leaf::decode(&bytes), Err(LeafError::Sealed(sealed)));
+        }
+        bytes[..4].copy_from_slice(&[1, 0, 2, 1]);
+        assert!(Leaf::decode(&bytes).unwrap().sealed);
     }
 }

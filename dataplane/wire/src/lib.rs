@@ -20,6 +20,7 @@ pub mod merkle;
 pub mod message;
 pub mod opening;
 pub mod receipt;
+pub mod seal;
 pub mod sha256;
 pub mod sign;
 pub mod tensor;
@@ -33,6 +34,7 @@ use wire_generated::haca::wire::fb;
 
 pub use ids::{Digest, ModelId, NodeId, PayerId, RequestId, SessionId};
 pub use leaf::Leaf;
+pub use seal::{Salt, Seal};
 pub use vocabulary::{Dtype, Mode, Stage, Status};
 
 /// The ALPN token of this protocol. A connection that offers another one is refused by TLS.

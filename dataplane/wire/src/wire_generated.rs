@@ -1143,6 +1143,7 @@ impl<'a> Model<'a> {
   pub const VT_MAX_BATCH: flatbuffers::VOffsetT = 16;
   pub const VT_STEP_SHAPE: flatbuffers::VOffsetT = 18;
   pub const VT_ZK_REFUSED: flatbuffers::VOffsetT = 20;
+  pub const VT_SEALED_REFUSED: flatbuffers::VOffsetT = 22;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -1154,6 +1155,7 @@ impl<'a> Model<'a> {
     args: &'args ModelArgs<'args>
   ) -> flatbuffers::WIPOffset<Model<'bldr>> {
     let mut builder = ModelBuilder::new(_fbb);
+    if let Some(x) = args.sealed_refused { builder.add_sealed_refused(x); }
     if let Some(x) = args.zk_refused { builder.add_zk_refused(x); }
     if let Some(x) = args.step_shape { builder.add_step_shape(x); }
     builder.add_max_batch(args.max_batch);
@@ -1230,6 +1232,13 @@ impl<'a> Model<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<&str>>(Model::VT_ZK_REFUSED, None)}
   }
+  #[inline]
+  pub fn sealed_refused(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<&str>>(Model::VT_SEALED_REFUSED, None)}
+  }
 }
 
 impl flatbuffers::Verifiable for Model<'_> {
@@ -1248,6 +1257,7 @@ impl flatbuffers::Verifiable for Model<'_> {
      .visit_field::<u32>("max_batch", Self::VT_MAX_BATCH, false)?
      .visit_field::<flatbuffers::ForwardsUOffset<flatbuffers::Vector<'_, u32>>>("step_shape", Self::VT_STEP_SHAPE, false)?
      .visit_field::<flatbuffers::ForwardsUOffset<&str>>("zk_refused", Self::VT_ZK_REFUSED, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<&str>>("sealed_refused", Self::VT_SEALED_REFUSED, false)?
      .finish();
     Ok(())
   }
@@ -1262,6 +1272,7 @@ pub struct ModelArgs<'a> {
     pub max_batch: u32,
     pub step_shape: Option<flatbuffers::WIPOffset<flatbuffers::Vector<'a, u32>>>,
     pub zk_refused: Option<flatbuffers::WIPOffset<&'a str>>,
+    pub sealed_refused: Option<flatbuffers::WIPOffset<&'a str>>,
 }
 impl<'a> Default for ModelArgs<'a> {
   #[inline]
@@ -1276,6 +1287,7 @@ impl<'a> Default for ModelArgs<'a> {
       max_batch: 0,
       step_shape: None,
       zk_refused: None,
+      sealed_refused: None,
     }
   }
 }
@@ -1322,6 +1334,10 @@ impl<'a: 'b, 'b> ModelBuilder<'a, 'b> {
     self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Model::VT_ZK_REFUSED, zk_refused);
   }
   #[inline]
+  pub fn add_sealed_refused(&mut self, sealed_refused: flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<_>>(Model::VT_SEALED_REFUSED, sealed_refused);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> ModelBuilder<'a, 'b> {
     let start = _fbb.start_table();
     ModelBuilder {
@@ -1352,6 +1368,7 @@ impl core::fmt::Debug for Model<'_> {
       ds.field("max_batch", &self.max_batch());
       ds.field("step_shape", &self.step_shape());
       ds.field("zk_refused", &self.zk_refused());
+      ds.field("sealed_refused", &self.sealed_refused());
       ds.finish()
   }
 }
@@ -1857,6 +1874,122 @@ impl core::fmt::Debug for Step<'_> {
       ds.finish()
   }
 }
+pub enum SealOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Seal<'a> {
+  pub _tab: flatbuffers::Table<'a>,
+}
+
+impl<'a> flatbuffers::Follow<'a> for Seal<'a> {
+  type Inner = Seal<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: flatbuffers::Table::new(buf, loc) }
+  }
+}
+
+impl<'a> Seal<'a> {
+  pub const VT_SALT: flatbuffers::VOffsetT = 4;
+  pub const VT_COMMITMENT: flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
+    Seal { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr>(
+    _fbb: &'mut_bldr mut flatbuffers::FlatBufferBuilder<'bldr>,
+    args: &'args SealArgs<'args>
+  ) -> flatbuffers::WIPOffset<Seal<'bldr>> {
+    let mut builder = SealBuilder::new(_fbb);
+    if let Some(x) = args.commitment { builder.add_commitment(x); }
+    if let Some(x) = args.salt { builder.add_salt(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn salt(&self) -> &'a Digest {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Digest>(Seal::VT_SALT, None).unwrap()}
+  }
+  #[inline]
+  pub fn commitment(&self) -> &'a Digest {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Digest>(Seal::VT_COMMITMENT, None).unwrap()}
+  }
+}
+
+impl flatbuffers::Verifiable for Seal<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut flatbuffers::Verifier, pos: usize
+  ) -> Result<(), flatbuffers::InvalidFlatbuffer> {
+    use self::flatbuffers::Verifiable;
+    v.visit_table(pos)?
+     .visit_field::<Digest>("salt", Self::VT_SALT, true)?
+     .visit_field::<Digest>("commitment", Self::VT_COMMITMENT, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SealArgs<'a> {
+    pub salt: Option<&'a Digest>,
+    pub commitment: Option<&'a Digest>,
+}
+impl<'a> Default for SealArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SealArgs {
+      salt: None, // required field
+      commitment: None, // required field
+    }
+  }
+}
+
+pub struct SealBuilder<'a: 'b, 'b> {
+  fbb_: &'b mut flatbuffers::FlatBufferBuilder<'a>,
+  start_: flatbuffers::WIPOffset<flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b> SealBuilder<'a, 'b> {
+  #[inline]
+  pub fn add_salt(&mut self, salt: &Digest) {
+    self.fbb_.push_slot_always::<&Digest>(Seal::VT_SALT, salt);
+  }
+  #[inline]
+  pub fn add_commitment(&mut self, commitment: &Digest) {
+    self.fbb_.push_slot_always::<&Digest>(Seal::VT_COMMITMENT, commitment);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> SealBuilder<'a, 'b> {
+    let start = _fbb.start_table();
+    SealBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> flatbuffers::WIPOffset<Seal<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Seal::VT_SALT,"salt");
+    self.fbb_.required(o, Seal::VT_COMMITMENT,"commitment");
+    flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl core::fmt::Debug for Seal<'_> {
+  fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    let mut ds = f.debug_struct("Seal");
+      ds.field("salt", &self.salt());
+      ds.field("commitment", &self.commitment());
+      ds.finish()
+  }
+}
 pub enum RequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -1879,6 +2012,7 @@ impl<'a> Request<'a> {
   pub const VT_DEADLINE_US: flatbuffers::VOffsetT = 10;
   pub const VT_INPUT: flatbuffers::VOffsetT = 12;
   pub const VT_STEP: flatbuffers::VOffsetT = 14;
+  pub const VT_SEAL: flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: flatbuffers::Table<'a>) -> Self {
@@ -1890,6 +2024,7 @@ impl<'a> Request<'a> {
     args: &'args RequestArgs<'args>
   ) -> flatbuffers::WIPOffset<Request<'bldr>> {
     let mut builder = RequestBuilder::new(_fbb);
+    if let Some(x) = args.seal { builder.add_seal(x); }
     if let Some(x) = args.step { builder.add_step(x); }
     if let Some(x) = args.input { builder.add_input(x); }
     builder.add_deadline_us(args.deadline_us);
@@ -1942,6 +2077,13 @@ impl<'a> Request<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<Step>>(Request::VT_STEP, None)}
   }
+  #[inline]
+  pub fn seal(&self) -> Option<Seal<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<flatbuffers::ForwardsUOffset<Seal>>(Request::VT_SEAL, None)}
+  }
 }
 
 impl flatbuffers::Verifiable for Request<'_> {
@@ -1957,6 +2099,7 @@ impl flatbuffers::Verifiable for Request<'_> {
      .visit_field::<u32>("deadline_us", Self::VT_DEADLINE_US, false)?
      .visit_field::<flatbuffers::ForwardsUOffset<Tensor>>("input", Self::VT_INPUT, true)?
      .visit_field::<flatbuffers::ForwardsUOffset<Step>>("step", Self::VT_STEP, false)?
+     .visit_field::<flatbuffers::ForwardsUOffset<Seal>>("seal", Self::VT_SEAL, false)?
      .finish();
     Ok(())
   }
@@ -1968,6 +2111,7 @@ pub struct RequestArgs<'a> {
     pub deadline_us: u32,
     pub input: Option<flatbuffers::WIPOffset<Tensor<'a>>>,
     pub step: Option<flatbuffers::WIPOffset<Step<'a>>>,
+    pub seal: Option<flatbuffers::WIPOffset<Seal<'a>>>,
 }
 impl<'a> Default for RequestArgs<'a> {
   #[inline]
@@ -1979,6 +2123,7 @@ impl<'a> Default for RequestArgs<'a> {
       deadline_us: 0,
       input: None, // required field
       step: None,
+      seal: None,
     }
   }
 }
@@ -2013,6 +2158,10 @@ impl<'a: 'b, 'b> RequestBuilder<'a, 'b> {
     self.fbb_.push_slot_always::<flatbuffers::WIPOffset<Step>>(Request::VT_STEP, step);
   }
   #[inline]
+  pub fn add_seal(&mut self, seal: flatbuffers::WIPOffset<Seal<'b >>) {
+    self.fbb_.push_slot_always::<flatbuffers::WIPOffset<Seal>>(Request::VT_SEAL, seal);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut flatbuffers::FlatBufferBuilder<'a>) -> RequestBuilder<'a, 'b> {
     let start = _fbb.start_table();
     RequestBuilder {
@@ -2038,6 +2187,7 @@ impl core::fmt::Debug for Request<'_> {
       ds.field("deadline_us", &self.deadline_us());
       ds.field("input", &self.input());
       ds.field("step", &self.step());
+      ds.field("seal", &self.seal());
       ds.finish()
   }
 }

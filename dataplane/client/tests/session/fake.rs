@@ -218,6 +218,7 @@ impl Node {
             .map(|((id, mode, input), output)| {
                 let mut leaf = Leaf {
                     mode: *mode,
+                    sealed: false,
                     policy_epoch: 7,
                     request: *id,
                     session: self.welcome.session,
@@ -442,6 +443,7 @@ pub(crate) fn model() -> ModelEntry {
         max_batch: 8,
         step_shape: None,
         zk_refused: None,
+        sealed_refused: None,
     }
 }
 

@@ -82,7 +82,7 @@ async fn the_limits_of_the_node_are_kept_before_anything_is_sent() {
     assert!(matches!(error, ClientError::TooLarge { limit: 4096, .. }), "{error}");
 
     let input = TensorView::new(Dtype::I16, model().input_shape, &[0; 8]).unwrap();
-    let call = Call { model: &model(), mode: Mode::Vanilla, input, id: None, deadline: None };
+    let call = Call { model: &model(), mode: Mode::Vanilla, input, id: None, deadline: None, seal: None };
     let error = client.call(call).await.unwrap_err();
     assert!(matches!(error, ClientError::InputType { .. }), "{error}");
 
@@ -96,8 +96,14 @@ async fn an_id_is_in_flight_once() {
     let data: Vec<u8> = ROW.iter().flat_map(|x| x.to_le_bytes()).collect();
     let model = model();
     let input = TensorView::new(Dtype::F32, model.input_shape, &data).unwrap();
-    let call =
-        Call { model: &model, mode: Mode::Vanilla, input, id: Some(RequestId([5; 16])), deadline: None };
+    let call = Call {
+        model: &model,
+        mode: Mode::Vanilla,
+        input,
+        id: Some(RequestId([5; 16])),
+        deadline: None,
+        seal: None,
+    };
     let mut held = pin!(client.call(call));
     assert!(poll_once(held.as_mut()).await.is_none());
     let error = client.call(call).await.unwrap_err();

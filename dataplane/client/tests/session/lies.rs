@@ -1,10 +1,13 @@
 //! What a client does with a node that lies, breaks the protocol, or is another one.
 
 use crate::fake::{Behaviour, Forged, OnRequest, connect, model, start};
-use haca_client::{Client, ClientError, ClientOptions, Fault};
+use haca_client::{Call, Client, ClientError, ClientOptions, Fault};
 use haca_wire::message::log::ReceiptStates;
 use haca_wire::message::session::Welcome;
-use haca_wire::{Digest, Leaf, Mode, ModelId, NodeId, RequestId, SessionId, Stage, Status};
+use haca_wire::tensor::TensorView;
+use haca_wire::{
+    Digest, Dtype, Leaf, Mode, ModelId, NodeId, RequestId, Salt, Seal, SessionId, Stage, Status,
+};
 use std::time::Duration;
 
 /// How a part of what the node says is changed.
@@ -22,13 +25,14 @@ async fn fault(behaviour: Behaviour, mode: Mode) -> String {
 
 #[tokio::test]
 async fn a_leaf_that_says_another_thing_is_refused_though_it_is_signed() {
-    let lies: [(&str, Mode, Lie<Leaf>); 11] = [
+    let lies: [(&str, Mode, Lie<Leaf>); 12] = [
         ("request id", Mode::Vanilla, |leaf| leaf.request = RequestId([0; 16])),
         ("session", Mode::Vanilla, |leaf| leaf.session = SessionId([0; 16])),
         ("node", Mode::Vanilla, |leaf| leaf.node = NodeId([0; 32])),
         ("model", Mode::Vanilla, |leaf| leaf.model = ModelId([0; 32])),
         ("mode", Mode::Vanilla, |leaf| leaf.mode = Mode::Tee),
         ("mode", Mode::Tee, |leaf| leaf.mode = Mode::Vanilla),
+        ("flag of a sealed input", Mode::Zk, |leaf| leaf.sealed = true),
         ("input hash", Mode::Vanilla, |leaf| leaf.input = Digest([0; 32])),
         ("output hash", Mode::Vanilla, |leaf| leaf.output = Digest([0; 32])),
         ("policy epoch", Mode::Vanilla, |leaf| leaf.policy_epoch = 6),
@@ -38,6 +42,26 @@ async fn a_leaf_that_says_another_thing_is_refused_though_it_is_signed() {
     for (field, mode, leaf) in lies {
         let text = fault(Behaviour { leaf, ..Behaviour::default() }, mode).await;
         assert!(text.contains(field), "{field}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_leaf_that_leaves_the_seal_away_or_carries_another_commitment_is_refused() {
+    let seal = Seal { salt: Salt([1; 32]), commitment: Digest([2; 32]) };
+    let lies: [(&str, Lie<Leaf>); 2] = [
+        ("flag of a sealed input", |_| {}),
+        ("commitment", |leaf| (leaf.sealed, leaf.input) = (true, Digest([3; 32]))),
+    ];
+    for (field, leaf) in lies {
+        let client = connect(Behaviour { leaf, ..Behaviour::default() }).await.unwrap();
+        let (shape, data) = (model().input_shape, [0; 16]);
+        let input = TensorView { dtype: Dtype::F32, shape, data: &data };
+        let call =
+            Call { model: &model(), mode: Mode::Zk, input, id: None, deadline: None, seal: Some(seal) };
+        match client.call(call).await.unwrap_err() {
+            ClientError::Dishonest { fault, .. } => assert!(fault.to_string().contains(field), "{fault}"),
+            other => panic!("{other}"),
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use super::{DecodeError, Encoder, decode_root, status};
 use crate::fb;
 use crate::frame::FrameKind;
-use crate::ids::RequestId;
+use crate::ids::{Digest, RequestId};
 use crate::receipt::{self, Receipt, ReceiptParts};
+use crate::seal::{Salt, Seal};
 use crate::tensor::{Shape, TensorView};
 use crate::vocabulary::{Dtype, Mode, Status};
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
@@ -24,6 +25,8 @@ pub struct RequestView<'a> {
     pub input: TensorView<'a>,
     /// The stream that the input is the next step of; `None`: it is a whole row.
     pub step: Option<Step>,
+    /// What the input is sealed with; `None`: the leaf carries its hash.
+    pub seal: Option<Seal>,
 }
 
 /// A step's place: the next of the stream of its session, model and symbol.
@@ -43,6 +46,10 @@ impl<'a> RequestView<'a> {
             let step = self
                 .step
                 .map(|Step { symbol, reset }| fb::Step::create(builder, &fb::StepArgs { symbol, reset }));
+            let seal = self.seal.map(|Seal { salt, commitment }| {
+                let (salt, commitment) = (fb::Digest::new(&salt.0), fb::Digest::new(&commitment.0));
+                fb::Seal::create(builder, &fb::SealArgs { salt: Some(&salt), commitment: Some(&commitment) })
+            });
             let args = fb::RequestArgs {
                 id: Some(&fb::RequestId::new(&self.id.0)),
                 model: self.model,
@@ -50,6 +57,7 @@ impl<'a> RequestView<'a> {
                 deadline_us: self.deadline_us,
                 input,
                 step,
+                seal,
             };
             fb::Request::create(builder, &args)
         });
@@ -69,6 +77,10 @@ impl<'a> RequestView<'a> {
             deadline_us: request.deadline_us(),
             input: tensor_from_fb(request.input())?,
             step: request.step().map(|step| Step { symbol: step.symbol(), reset: step.reset() }),
+            seal: request.seal().map(|seal| Seal {
+                salt: Salt(seal.salt().bytes().into()),
+                commitment: Digest(seal.commitment().bytes().into()),
+            }),
         })
     }
 
@@ -204,6 +216,7 @@ mod tests {
             model: u32,
             deadline_us: u32,
             step: Option<(u64, bool)>,
+            seal: Option<([u8; 32], [u8; 32])>,
             data in prop::collection::vec(any::<[u8; 4]>(), 0..40),
         ) {
             let bytes = data.concat();
@@ -215,6 +228,7 @@ mod tests {
                 deadline_us,
                 input: TensorView::new(Dtype::F32, shape, &bytes).unwrap(),
                 step: step.map(|(symbol, reset)| Step { symbol, reset }),
+                seal: seal.map(|(salt, commitment)| Seal { salt: Salt(salt), commitment: Digest(commitment) }),
             };
             let (mut encoder, mut out) = (Encoder::new(), Vec::new());
             request.encode(&mut encoder, &mut out);
@@ -250,6 +264,7 @@ mod tests {
                 deadline_us: 0,
                 input,
                 step: Some(Step { symbol: 7, reset: true }),
+                seal: Some(Seal { salt: Salt([8; 32]), commitment: Digest([9; 32]) }),
             };
             let (mut encoder, mut out) = (Encoder::new(), Vec::new());
             request.encode(&mut encoder, &mut out);

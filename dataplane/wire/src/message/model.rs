@@ -34,6 +34,8 @@ pub struct ModelEntry {
     pub step_shape: Option<Shape>,
     /// Why mode `zk` is not to be had for it; `None`: it is.
     pub zk_refused: Option<String>,
+    /// Why mode `zk` takes no sealed inputs for it, where it is to be had; `None`: it does.
+    pub sealed_refused: Option<String>,
 }
 
 /// The table.
@@ -176,6 +178,7 @@ fn entry_to_fb<'b>(builder: &mut FlatBufferBuilder<'b>, model: &ModelEntry) -> W
     let output_shape = Some(builder.create_vector(model.output_shape.dims()));
     let step_shape = model.step_shape.map(|shape| builder.create_vector(shape.dims()));
     let zk_refused = model.zk_refused.as_ref().map(|why| builder.create_string(why));
+    let sealed_refused = model.sealed_refused.as_ref().map(|why| builder.create_string(why));
     let args = fb::ModelArgs {
         handle: model.handle,
         name,
@@ -186,6 +189,7 @@ fn entry_to_fb<'b>(builder: &mut FlatBufferBuilder<'b>, model: &ModelEntry) -> W
         max_batch: model.max_batch,
         step_shape,
         zk_refused,
+        sealed_refused,
     };
     fb::Model::create(builder, &args)
 }
@@ -204,5 +208,6 @@ fn entry_from_fb(model: fb::Model<'_>) -> Result<ModelEntry, DecodeError> {
         max_batch: model.max_batch(),
         step_shape: model.step_shape().map(shape).transpose()?,
         zk_refused: model.zk_refused().map(str::to_owned),
+        sealed_refused: model.sealed_refused().map(str::to_owned),
     })
 }

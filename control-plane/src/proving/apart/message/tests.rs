@@ -9,6 +9,7 @@ use std::sync::Arc;
 fn leaf(number: u8) -> Leaf {
     Leaf {
         mode: Mode::Zk,
+        sealed: false,
         policy_epoch: 1,
         request: RequestId([number; 16]),
         session: SessionId([5; 16]),
