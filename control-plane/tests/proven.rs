@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ed25519_dalek::SigningKey;
 use haca_kernels::npy::{self, Array};
 use haca_kernels::{Executor, Model};
-use haca_verifier::zk::{Binding, Circuit, Prover, eip2537::Calls, export::Export, setup};
+use haca_verifier::zk::{Binding, Circuit, Prover, StatementKind, eip2537::Calls, export::Export, setup};
 use haca_wire::connect::Connect;
 use haca_wire::event::{ProofEvent, VerifierKey, proof_id};
 use haca_wire::merkle::{self, BatchTree};
@@ -110,8 +110,8 @@ fn handed() -> Handed {
         completed: 1_790_000_000_000_020_000,
         price: 0,
     };
-    let circuit = Circuit::new(Arc::clone(&model)).unwrap();
-    let key = setup::development(circuit.system(), model.id(), &mut OsRng).unwrap();
+    let circuit = Circuit::new(Arc::clone(&model), StatementKind::Open).unwrap();
+    let key = setup::development(circuit.system(), model.id(), circuit.statement(), &mut OsRng).unwrap();
     let prover = Prover::new(Arc::clone(circuit.system()), key).unwrap();
     let key = prover.verifying_key();
     let witness = circuit.witness(&executor.staged(0), &Binding::new(&leaf, &key.id()));

@@ -13,10 +13,11 @@ mod node;
 
 use haca_client::{Call, ClientError};
 use haca_control_plane::shipped::SHIPPED;
+use haca_verifier::seal::commitment;
 use haca_wire::event::proof_id;
 use haca_wire::tensor::TensorView;
 use haca_wire::vocabulary::ProofOutcome;
-use haca_wire::{Dtype, Mode, RequestId, Stage, Status};
+use haca_wire::{Digest, Dtype, Mode, RequestId, Salt, Seal, Stage, Status};
 use node::{Node, client, events, push};
 
 fn setting(name: &str, default: usize) -> usize {
@@ -121,6 +122,85 @@ fn a_request_that_takes_the_id_of_a_proof_is_told_and_harms_no_other() {
             client.await_proofs(&answers.each_ref().map(|answer| answer.leaf.request)).await.unwrap();
         assert_eq!([states[0].outcome, states[1].outcome], [ProofOutcome::Proved, ProofOutcome::Failed]);
         assert!(states[1].detail.contains("another request"), "{}", states[1].detail);
+    });
+}
+
+/// A node looks at no commitment before it answers: one that opens to another row costs its caller the proof, and nobody else
+/// theirs.
+#[test]
+fn a_commitment_that_does_not_open_fails_its_own_proof_alone() {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let node = Node::up(data.path(), "");
+    runtime.block_on(async {
+        push(data.path()).await;
+        let client = client(data.path()).await;
+        let model = client.model("mlp").await.unwrap();
+        assert_eq!((&model.zk_refused, &model.sealed_refused), (&None, &None));
+        let input = SHIPPED[0].input().unwrap();
+        let row: Vec<u8> = input.row(0).iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tensor = TensorView::new(Dtype::F32, model.input_shape, &row).unwrap();
+        let salt = Salt([7; Salt::LEN]);
+        let call = |commitment| {
+            let seal = Some(Seal { salt, commitment });
+            Call { model: &model, mode: Mode::Zk, input: tensor, id: None, deadline: None, seal }
+        };
+        let good = commitment(&salt, &row);
+        let mut answers = Vec::new();
+        for commitment in [good, commitment(&Salt([8; Salt::LEN]), &row), Digest([0xff; 32]), good] {
+            answers.push(client.call(call(commitment)).await.unwrap());
+        }
+        let drawn = client.infer_sealed(&model, input.row(0)).await.unwrap();
+        assert_ne!(drawn.leaf.input, answers[0].leaf.input);
+        answers.push(drawn);
+        answers.push(client.infer(&model, Mode::Zk, input.row(0)).await.unwrap());
+        let sealed: Vec<bool> = answers.iter().map(|answer| answer.leaf.sealed).collect();
+        assert_eq!(sealed, [true, true, true, true, true, false]);
+        let ids: Vec<RequestId> = answers.iter().map(|answer| answer.leaf.request).collect();
+        let states = client.await_proofs(&ids).await.unwrap();
+        for (at, state) in states.iter().enumerate() {
+            let opens = ![1, 2].contains(&at);
+            let expected = if opens { ProofOutcome::Proved } else { ProofOutcome::Failed };
+            assert_eq!(state.outcome, expected, "{at}: {}", state.detail);
+            assert!(opens || state.detail.contains("does not open"), "{}", state.detail);
+        }
+        // Other modes seal nothing.
+        for mode in [Mode::Vanilla, Mode::Tee] {
+            match client.call(Call { mode, ..call(good) }).await {
+                Err(ClientError::Refused { status: Status::ModeUnavailable, detail, .. }) => {
+                    assert!(detail.contains("sealed"), "{detail}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    drop(node);
+    let kept = std::fs::read_dir(data.path().join("zk/keys")).unwrap();
+    let keys: Vec<String> = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(keys.iter().any(|name| name.ends_with("-sealed.zkpk")), "{keys:?}");
+}
+
+#[test]
+fn a_model_whose_sealed_circuit_alone_is_too_large_is_proven_with_open_inputs() {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _node = Node::up(data.path(), "[zk]\nmax_constraints = 6000\n");
+    runtime.block_on(async {
+        push(data.path()).await;
+        let client = client(data.path()).await;
+        let model = client.model("mlp").await.unwrap();
+        assert_eq!(model.zk_refused, None);
+        assert!(model.sealed_refused.as_ref().is_some_and(|why| why.contains("zk.max_constraints")));
+        let row = SHIPPED[0].input().unwrap().row(0).to_vec();
+        match client.infer_sealed(&model, &row).await {
+            Err(ClientError::Refused { status: Status::ModeUnavailable, detail, .. }) => {
+                assert!(detail.contains("sealed") && detail.contains("6000"), "{detail}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let answer = client.infer(&model, Mode::Zk, &row).await.unwrap();
+        let states = client.await_proofs(&[answer.leaf.request]).await.unwrap();
+        assert_eq!(states[0].outcome, ProofOutcome::Proved);
     });
 }
 

@@ -2,7 +2,9 @@
 
 mod tool;
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -237,6 +239,70 @@ fn answers_of_mode_zk_are_proven_and_their_proofs_hold_offline() {
     let exported = node.path("proof.json");
     haca!("zk", "export", node.path("receipts/1.receipt"), "--model", model, "--input", rows, "-o", exported)
         .done();
+    assert!(std::fs::read_to_string(exported).expect("an export").contains("bls12-381"));
+}
+
+/// Who has the receipts of sealed rows alone can check them, and who has rows and salts, also that these are the rows.
+#[test]
+fn sealed_rows_are_proven_and_checked_without_them_and_opened_by_their_salts() {
+    let node = Node::up();
+    let model = node.compile("mlp");
+    node.push(&model, "mlp");
+    let all = haca_kernels::npy::read(shipped("mlp_input.npy")).expect("rows");
+    let write = |name: &str, first: usize| {
+        let data = [all.row(first), all.row(first + 1)].concat();
+        let path = node.path(name);
+        let array = haca_kernels::npy::Array { shape: vec![2, all.row_len()], data };
+        haca_kernels::npy::write(&path, &array).expect("a place for rows");
+        path
+    };
+    let (rows, others) = (write("x.npy", 0), write("others.npy", 2));
+    let (answers, receipts, connect) = (node.path("y.npy"), node.path("receipts"), node.connect());
+    let ask = |extra: &[&str]| {
+        let mut args: Vec<OsString> =
+            ["infer", "--model", "mlp", "--sealed", "--json"].map(OsString::from).into();
+        for (flag, path) in
+            [("--connect", &connect), ("--input", &rows), ("--receipts", &receipts), ("-o", &answers)]
+        {
+            args.extend([flag.into(), path.into()]);
+        }
+        args.extend(extra.iter().map(OsString::from));
+        tool::haca(args)
+    };
+    ask(&["--mode", "tee"]).failed(&["--sealed", "--mode zk"]);
+    let said = ask(&["--mode", "zk", "--wait", "proved"]);
+    assert_eq!(said.json()["proofs"]["proved"], 2, "{}", said.stdout);
+    let salt = std::fs::metadata(node.path("receipts/1.salt")).expect("a salt");
+    assert_eq!(salt.permissions().mode() & 0o777, 0o600);
+
+    let verify = |extra: &[(&str, &Path)]| {
+        let mut args: Vec<OsString> =
+            vec!["verify".into(), (&receipts).into(), "--strict".into(), "-v".into()];
+        for (flag, path) in
+            [("--connect-keys", connect.as_path()), ("--output", &answers)].iter().chain(extra)
+        {
+            args.extend([flag.into(), path.into()]);
+        }
+        tool::haca(args)
+    };
+    // Without rows and salts: the proof says what they would.
+    let text = verify(&[("--model", &model)]).done();
+    assert!(
+        text.contains("the sealed input gives the output's integers") && text.contains("--salts"),
+        "{text}"
+    );
+    verify(&[]).failed(&["--strict"]);
+    // With both, the rows are run again; with other rows they do not open.
+    let text = verify(&[("--model", &model), ("--input", &rows), ("--salts", &receipts)]).done();
+    assert!(text.contains("row 1 of") && text.contains("row 1 gives the same bits again"), "{text}");
+    let other: [(&str, &Path); 3] = [("--model", &model), ("--input", &others), ("--salts", &receipts)];
+    verify(&other).failed(&["input", "opens to none"]);
+    std::fs::copy(node.path("receipts/0.salt"), node.path("receipts/1.salt")).expect("a copy");
+    let exchanged: [(&str, &Path); 3] = [("--model", &model), ("--input", &rows), ("--salts", &receipts)];
+    verify(&exchanged).failed(&["1.receipt", "opens to none"]);
+
+    let (receipt, exported) = (node.path("receipts/0.receipt"), node.path("proof.json"));
+    haca!("zk", "export", receipt, "--model", model, "-o", exported).done();
     assert!(std::fs::read_to_string(exported).expect("an export").contains("bls12-381"));
 }
 

@@ -10,7 +10,7 @@ use crate::checkpoint::TreeHead;
 use crate::report::{Check, Outcome, Report};
 use crate::rows::Rows;
 use crate::trust::Trust;
-pub use proof::{CheckProof, ProofKey};
+pub use proof::{Asked, CheckProof, ProofKey};
 
 /// What the verifier has beside the receipt. Whatever is missing is reported as not checked.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,9 @@ pub struct Given<'a> {
     pub model: Option<ModelId>,
     /// Id of the verification key that proofs must be under.
     pub key: Option<Digest>,
+    /// Of a sealed receipt: the row of `input` that its commitment opens to, or why none does; `None` if there is no salt to
+    /// open it with.
+    pub opened: Option<Result<usize, &'a str>>,
 }
 
 /// Runs the model that was given on one row, given its index and its little-endian float32 bytes, and hashes the float32
@@ -35,6 +38,7 @@ pub type Rerun<'a> = &'a mut dyn FnMut(usize, &[u8]) -> Result<Digest, String>;
 
 const GIVE_KEYS: &str = "--connect-keys DIR/connect.toml of the node you trust";
 const GIVE_INPUT: &str = "--input X.npy with the rows that were asked";
+const GIVE_SALTS: &str = "--input X.npy and --salts DIR, which the caller has of haca infer --sealed";
 const GIVE_OUTPUT: &str = "--output Y.npy with the rows that were answered";
 const GIVE_MODEL: &str = "--model OUT.haca, the compiled model file";
 const GIVE_LOGGED: &str =
@@ -76,12 +80,17 @@ pub fn check(
     report.set(Check::Inclusion, inclusion(logged, &leaf));
     report.set(Check::Checkpoint, checkpoint(logged, given.trust));
     let rows = Found::new(&leaf, given);
-    report.set(Check::Input, rows.input(&leaf, given.input));
+    report.set(Check::Input, rows.input(&leaf, given));
     report.set(Check::Output, rows.output(&leaf, given));
     report.set(Check::Model, model(&leaf, given.model));
     report.set(Check::ReExecution, re_execution(&leaf, given, &rows, rerun));
-    report.set(Check::Proof, proof::proof(file, &leaf, given, at_hand(&leaf, given, &rows), check_proof));
+    let asked = asked(&leaf, given, &rows);
+    report.set(Check::Proof, proof::proof(file, &leaf, given, asked, check_proof));
     report.set(Check::Verdict, proof::verdict(file, &leaf, given.trust));
+    if leaf.sealed && matches!(report.outcome(Check::Proof), Outcome::Held(_)) {
+        // The proof says what these two say, and they are not for everybody to make.
+        report.make_up_for(&[Check::Input, Check::ReExecution]);
+    }
     report
 }
 
@@ -94,7 +103,11 @@ pub fn unreadable(reason: String) -> Report {
 
 fn describe(leaf: &Leaf) -> String {
     let (seconds, nanos) = (leaf.completed / 1_000_000_000, leaf.completed % 1_000_000_000);
-    format!("request {}, mode {}, completed at Unix time {seconds}.{nanos:09}", leaf.request, leaf.mode)
+    let sealed = if leaf.sealed { " with a sealed input" } else { "" };
+    format!(
+        "request {}, mode {}{sealed}, completed at Unix time {seconds}.{nanos:09}",
+        leaf.request, leaf.mode
+    )
 }
 
 fn path(receipt: &Receipt, root: &Result<Digest, ReceiptError>) -> Outcome {
@@ -253,14 +266,28 @@ struct Found {
 impl Found {
     /// Equal rows have equal hashes: where the arrays have them, the rows that answer each other are taken.
     fn new(leaf: &Leaf, given: &Given<'_>) -> Found {
-        let inputs = given.input.map(|rows| rows.find(&leaf.input)).into_iter().flatten();
         let outputs = given.output.map(|rows| rows.find(&leaf.output)).into_iter().flatten();
+        if leaf.sealed {
+            let input = given.input.and(given.opened).and_then(Result::ok);
+            let common = outputs.clone().find(|output| Some(*output) == input);
+            return Found { input, output: common.or(outputs.clone().next()) };
+        }
+        let inputs = given.input.map(|rows| rows.find(&leaf.input)).into_iter().flatten();
         let common = inputs.clone().find(|index| outputs.clone().any(|other| other == *index));
         Found { input: common.or(inputs.clone().next()), output: common.or(outputs.clone().next()) }
     }
 
-    fn input(&self, leaf: &Leaf, rows: Option<&Rows>) -> Outcome {
-        match (rows, self.input) {
+    fn input(&self, leaf: &Leaf, given: &Given<'_>) -> Outcome {
+        if leaf.sealed {
+            return match (given.input, given.opened) {
+                (Some(rows), Some(Ok(row))) => {
+                    Outcome::Held(format!("row {row} of {}, to which the commitment opens", rows.name()))
+                }
+                (Some(_), Some(Err(why))) => Outcome::Failed(why.to_owned()),
+                _ => sealed(),
+            };
+        }
+        match (given.input, self.input) {
             (None, _) => Outcome::not_checked("the input was not given", GIVE_INPUT),
             (Some(rows), Some(row)) => Outcome::Held(format!("row {row} of {}", rows.name())),
             (Some(rows), None) => absent(rows, &leaf.input),
@@ -294,17 +321,39 @@ fn absent(rows: &Rows, hash: &Digest) -> Outcome {
     ))
 }
 
+/// What is said where a check takes what the caller sealed.
+fn sealed() -> Outcome {
+    Outcome::not_checked(
+        "the input is sealed: the leaf has the caller's commitment to it, and no hash",
+        GIVE_SALTS,
+    )
+}
+
+/// That the receipt's model is at hand; or what is.
+fn model_at_hand(leaf: &Leaf, given: &Given<'_>) -> Result<(), Outcome> {
+    match given.model {
+        None => Err(Outcome::not_checked("the model was not given", GIVE_MODEL)),
+        Some(id) if id != leaf.model => {
+            Err(Outcome::not_checked("the model given is another one", GIVE_MODEL))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// What a proof is checked for, if it is at hand; or what is not.
+fn asked<'a>(leaf: &Leaf, given: &Given<'a>, found: &Found) -> Result<Asked<'a>, Outcome> {
+    match leaf.sealed {
+        true => model_at_hand(leaf, given).map(|()| Asked::Sealed),
+        false => at_hand(leaf, given, found).map(|(index, bytes)| Asked::Row { index, bytes }),
+    }
+}
+
 /// Number and bytes of the row that the receipt's model was given, if that model and the row are at hand; or what is not.
 fn at_hand<'a>(leaf: &Leaf, given: &Given<'a>, found: &Found) -> Result<(usize, &'a [u8]), Outcome> {
-    match given.model {
-        None => return Err(Outcome::not_checked("the model was not given", GIVE_MODEL)),
-        Some(id) if id != leaf.model => {
-            return Err(Outcome::not_checked("the model given is another one", GIVE_MODEL));
-        }
-        Some(_) => {}
-    }
+    model_at_hand(leaf, given)?;
     match (given.input, found.input) {
         (Some(rows), Some(row)) => Ok((row, rows.row(row))),
+        _ if leaf.sealed => Err(sealed()),
         _ => Err(Outcome::not_checked("the input is not at hand", GIVE_INPUT)),
     }
 }

@@ -114,7 +114,7 @@ impl Outcome {
 /// The sum of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every check was made and held.
+    /// Every check was made and held, save those that another makes up for.
     Held,
     /// Nothing failed, but something could not be checked.
     Incomplete,
@@ -137,16 +137,23 @@ impl Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     outcomes: [Outcome; Check::ALL.len()],
+    /// Checks without which nothing is missing, because others say the same.
+    made_up_for: &'static [Check],
 }
 
 impl Report {
     /// A report in which nothing has been checked yet, for this reason.
     pub(crate) fn unchecked(why: &str, give: &str) -> Report {
-        Report { outcomes: std::array::from_fn(|_| Outcome::not_checked(why, give)) }
+        Report { outcomes: std::array::from_fn(|_| Outcome::not_checked(why, give)), made_up_for: &[] }
     }
 
     pub(crate) fn set(&mut self, check: Check, outcome: Outcome) {
         self.outcomes[check as usize] = outcome;
+    }
+
+    /// Notes that nothing is missing if these checks were not made.
+    pub(crate) fn make_up_for(&mut self, checks: &'static [Check]) {
+        self.made_up_for = checks;
     }
 
     /// How this check ended.
@@ -159,12 +166,15 @@ impl Report {
         Check::ALL.into_iter().zip(&self.outcomes)
     }
 
-    /// The sum.
+    /// The sum. Of a receipt with a sealed input whose proof holds, neither input nor re-execution are missing.
     pub fn verdict(&self) -> Verdict {
-        let any = |wanted: fn(&Outcome) -> bool| self.outcomes.iter().any(wanted);
-        if any(|outcome| matches!(outcome, Outcome::Failed(_))) {
+        let mut lines = self.lines();
+        let is_missing = |(check, outcome): (Check, &Outcome)| {
+            matches!(outcome, Outcome::NotChecked { .. }) && !self.made_up_for.contains(&check)
+        };
+        if lines.any(|(_, outcome)| matches!(outcome, Outcome::Failed(_))) {
             Verdict::Failed
-        } else if any(|outcome| matches!(outcome, Outcome::NotChecked { .. })) {
+        } else if self.lines().any(is_missing) {
             Verdict::Incomplete
         } else {
             Verdict::Held
@@ -229,7 +239,13 @@ mod tests {
         assert_eq!(report.verdict(), Verdict::Held);
         report.set(Check::Model, Outcome::not_checked("why", "give"));
         assert_eq!(report.verdict(), Verdict::Incomplete);
+        report.make_up_for(&[Check::Model]);
+        assert_eq!(report.verdict(), Verdict::Held);
+        report.set(Check::Input, Outcome::not_checked("why", "give"));
+        assert_eq!(report.verdict(), Verdict::Incomplete);
         report.set(Check::Output, Outcome::Failed("found".into()));
+        assert_eq!(report.verdict(), Verdict::Failed);
+        report.make_up_for(&Check::ALL);
         assert_eq!(report.verdict(), Verdict::Failed);
     }
 

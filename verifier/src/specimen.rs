@@ -107,6 +107,7 @@ impl Shelf {
             output: Some(&self.output),
             model: Some(MODEL),
             key: None,
+            opened: None,
         }
     }
 }

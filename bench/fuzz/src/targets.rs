@@ -153,7 +153,8 @@ fn message(bytes: &[u8]) {
 
 fn receipt(bytes: &[u8]) {
     let policy = Policy::DEVELOPMENT;
-    let given = Given { trust: None, policy, input: None, output: None, model: None, key: None };
+    let given =
+        Given { trust: None, policy, input: None, output: None, model: None, key: None, opened: None };
     let _ = check_bytes(bytes, &given, None, None);
 }
 

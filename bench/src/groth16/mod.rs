@@ -13,7 +13,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use haca_verifier::zk::reference::chain;
 use haca_verifier::zk::setup::development;
-use haca_verifier::zk::{Claim, ConstraintSystem, Proof, Prover, Scalar, VerifyingKey};
+use haca_verifier::zk::{Claim, ConstraintSystem, Proof, Prover, Scalar, StatementKind, VerifyingKey};
 use rand_core::OsRng;
 
 use crate::report::{self, Row};
@@ -122,7 +122,7 @@ fn system(log: u32, public: usize) -> (Arc<ConstraintSystem>, Vec<Scalar>) {
 
 fn prover(log: u32, public: usize) -> anyhow::Result<(Prover, Vec<Scalar>)> {
     let (system, assignment) = system(log, public);
-    let key = development(&system, [0; 32], &mut OsRng)?;
+    let key = development(&system, [0; 32], StatementKind::Open, &mut OsRng)?;
     Ok((Prover::new(system, key)?, assignment))
 }
 
@@ -165,7 +165,7 @@ fn setup(log: u32, rounds: usize) -> anyhow::Result<Row> {
     let (system, assignment) = system(log, 1);
     let mut times = Seconds::new();
     for _ in 0..rounds {
-        timed(&mut times, "", || Ok(development(&system, [0; 32], &mut OsRng)?))?;
+        timed(&mut times, "", || Ok(development(&system, [0; 32], StatementKind::Open, &mut OsRng)?))?;
         #[cfg(feature = "peers")]
         peers::setup(&mut times, &system, &assignment)?;
     }

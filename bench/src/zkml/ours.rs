@@ -8,7 +8,7 @@ use haca_kernels::import::{CompileOptions, compile};
 use haca_kernels::npy::Array;
 use haca_kernels::{Dtype, Executor, Model as Compiled};
 use haca_verifier::zk::setup::development;
-use haca_verifier::zk::{Binding, Circuit, Claim, Proof, Prover, Statement};
+use haca_verifier::zk::{Binding, Circuit, Claim, Proof, Prover, Statement, StatementKind};
 use haca_wire::{Digest, Leaf, Mode, ModelId, NodeId, PayerId, RequestId, SessionId, tensor};
 use rand_core::OsRng;
 
@@ -36,13 +36,13 @@ pub(super) fn prove_compiled(
     rounds: usize,
 ) -> anyhow::Result<Figures> {
     let start = Instant::now();
-    let circuit = Circuit::new(Arc::clone(&compiled))?;
+    let circuit = Circuit::new(Arc::clone(&compiled), StatementKind::Open)?;
     let system = circuit.system();
     let seconds = start.elapsed().as_secs_f64();
     let (constraints, terms) = (system.constraints(), system.terms());
     println!("{name}: ours, {constraints} constraints of {terms} terms, written in {seconds:.1} s");
     let start = Instant::now();
-    let key = development(system, compiled.id(), &mut OsRng)?;
+    let key = development(system, compiled.id(), circuit.statement(), &mut OsRng)?;
     println!("{name}: ours, a development key in {:.1} s", start.elapsed().as_secs_f64());
     let prover = Prover::new(Arc::clone(circuit.system()), key)?;
     let key = prover.verifying_key();

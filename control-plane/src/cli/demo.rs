@@ -17,6 +17,7 @@ use haca_kernels::import::{self, CompileOptions};
 use haca_kernels::npy::Array;
 use haca_verifier::audit::Auditor;
 use haca_verifier::receipt::{self, CheckProof, Given};
+use haca_verifier::zk::StatementKind;
 use haca_verifier::{Policy, Rows, Trust, Verdict};
 use haca_wire::connect::Connect;
 use haca_wire::receipt::ReceiptFile;
@@ -37,7 +38,7 @@ const IN_FLIGHT: usize = 64;
 const LARGEST_ERROR: f64 = 1e-3;
 
 /// Runs the whole main path in one process: compiles the shipped models, serves them on loopback, asks about the shipped
-/// rows in modes vanilla and tee and about some in mode zk, waits until every receipt is durable and, in mode zk, proven,
+/// rows in modes vanilla and tee and about some in mode zk, one with a sealed input, waits until every receipt is durable and, in mode zk, proven,
 /// verifies every receipt offline, and compares the answers with ONNX Runtime's. Exits 0 only if all of it held.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -91,10 +92,14 @@ fn run(node: &Node, data: &Path) -> anyhow::Result<Demonstrated> {
             lines.push(line);
             receipts += verified;
         }
-        let line = proven::demonstrate(shipped, &model, &session, &connect)
-            .with_context(|| format!("model {}, mode zk", shipped.name))?;
-        receipts += line.rows;
-        proven.push(line);
+        // A key is made with the first sealed row of a model: one model shows it.
+        let kinds = if proven.is_empty() { &StatementKind::ALL[..] } else { &[StatementKind::Open] };
+        for kind in kinds {
+            let line = proven::demonstrate(shipped, &model, *kind, &session, &connect)
+                .with_context(|| format!("model {}, mode zk, {kind} input", shipped.name))?;
+            receipts += line.rows;
+            proven.push(line);
+        }
     }
     // Of each receipt that was proven the log has two more: the proof, and the verdict on it.
     let proofs: usize = proven.iter().map(|line| line.rows).sum();
@@ -145,7 +150,8 @@ fn demonstrate(
     let mut passes = Vec::new();
     for in_flight in [1, IN_FLIGHT] {
         let bar = progress::bar(rows as u64, "asking");
-        let asked = Asked::new(Arc::clone(&session.client), entry.clone(), mode, shipped.input()?, bar);
+        let asked =
+            Arc::new(Asked::new(Arc::clone(&session.client), entry.clone(), mode, shipped.input()?, bar));
         let began = Instant::now();
         let failure = session.wait(asked.ask_all(in_flight));
         let elapsed = began.elapsed();
@@ -192,7 +198,7 @@ fn verify(
     let ids: Vec<_> = answers.iter().map(|answer| answer.leaf.request).collect();
     let states = session.call(client.await_receipts(Stage::Checkpointed, &ids))?;
 
-    let mut checks = Checks::new(model, connect, &shipped.input()?, answered)?;
+    let mut checks = Checks::new(model, connect, Some(&shipped.input()?), answered)?;
     let bar = progress::bar(answers.len() as u64, "verifying");
     for (answer, state) in answers.iter().zip(&states) {
         checks.hold(&client.receipt_file(&answer.receipt, Some(state), None)?, None)?;
@@ -206,35 +212,42 @@ fn verify(
 struct Checks {
     trust: Trust,
     model: ModelId,
-    inputs: Rows,
+    /// `None`: the input is sealed.
+    inputs: Option<Rows>,
     outputs: Rows,
     auditor: Auditor,
 }
 
 impl Checks {
-    fn new(model: &Arc<Model>, connect: &Connect, inputs: &Array, outputs: &Array) -> anyhow::Result<Self> {
+    fn new(
+        model: &Arc<Model>,
+        connect: &Connect,
+        inputs: Option<&Array>,
+        outputs: &Array,
+    ) -> anyhow::Result<Self> {
         let rows = |name: &str, dims: &[u32], array: &Array| {
             Rows::new(Path::new(name), dims, array.rows(), &array.data)
         };
         Ok(Self {
             trust: Trust::from_connect(connect)?,
             model: ModelId(model.id()),
-            inputs: rows("input", model.input_shape(), inputs)?,
+            inputs: inputs.map(|inputs| rows("input", model.input_shape(), inputs)).transpose()?,
             outputs: rows("output", model.output_shape(), outputs)?,
             auditor: Auditor::new(Arc::clone(model)),
         })
     }
 
-    /// Fails unless every check of the file's bytes holds.
+    /// Fails unless every check of the file's bytes holds, or the proof makes up for it.
     fn hold(&mut self, file: &ReceiptFile, check_proof: Option<CheckProof<'_>>) -> anyhow::Result<()> {
         let Self { trust, model, inputs, outputs, auditor } = self;
         let given = Given {
             trust: Some(trust),
             policy: Policy::DEVELOPMENT,
-            input: Some(inputs),
+            input: inputs.as_ref(),
             output: Some(outputs),
             model: Some(*model),
             key: None,
+            opened: None,
         };
         let mut rerun = |_: usize, row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());
         let report = receipt::check_bytes(&file.encode(), &given, Some(&mut rerun), check_proof);

@@ -1,6 +1,7 @@
 //! `haca infer`.
 
 mod proofs;
+pub(super) mod salts;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use haca_client::{Client, ClientError, Inference, ReceiptState};
 use haca_kernels::npy::{self, Array};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::vocabulary::LogOutcome;
-use haca_wire::{Mode, ModelId, Stage, Status};
+use haca_wire::{Mode, ModelId, Seal, Stage, Status};
 use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -33,6 +34,7 @@ Examples:
   haca infer --connect data/connect.toml --model mlp --input rows.npy -o answers.npy
   haca infer --connect data/connect.toml --model mlp --input rows.npy --mode tee --receipts receipts/ --wait durable
   haca infer --connect data/connect.toml --model mlp --input rows.npy --mode zk --receipts receipts/ --wait proved
+  haca infer --connect data/connect.toml --model mlp --input rows.npy --mode zk --sealed --receipts receipts/ --wait proved
   haca infer --connect data/connect.toml --model lstm --input steps.npy --stream -o answers.npy")]
 pub(crate) struct Args {
     /// The node's connect.toml
@@ -50,6 +52,10 @@ pub(crate) struct Args {
     /// Where on the verification spectrum
     #[arg(long, default_value = "vanilla", value_parser = modes())]
     mode: Mode,
+    /// Of mode zk: neither receipts nor proofs tell of the rows. Each is sealed with a salt of its own, kept as DIR/ROW.salt
+    /// beside its receipt: who has it can be shown the row, or can guess it
+    #[arg(long, requires = "receipts", conflicts_with = "stream")]
+    sealed: bool,
     /// Keep each row's receipt as DIR/ROW.receipt, rows counted from 0
     #[arg(long, value_name = "DIR")]
     receipts: Option<PathBuf>,
@@ -88,6 +94,11 @@ impl Args {
             "--wait proved: answers of mode {} are not proven; ask with --mode zk, or give --wait durable",
             self.mode
         );
+        ensure!(
+            !self.sealed || self.mode == Mode::Zk,
+            "--sealed: a receipt of mode {} shows its input's hash and has no proof; ask with --mode zk",
+            self.mode
+        );
         let input = read::array(&self.input)?;
         ensure!(input.rows() > 0, "{}: the array has no rows", self.input.display());
         if let Some(directory) = &self.receipts {
@@ -105,7 +116,9 @@ impl Args {
 
         let rows = input.rows();
         let bar = progress::bar(rows as u64, "asking");
-        let asked = Asked::new(Arc::clone(&session.client), model.clone(), self.mode, input, bar);
+        let mut asked = Asked::new(Arc::clone(&session.client), model.clone(), self.mode, input, bar);
+        asked.sealed = self.sealed;
+        let asked = Arc::new(asked);
         let began = Instant::now();
         let failure = match self.stream {
             false => session.wait(asked.ask_all(self.in_flight as usize)),
@@ -227,6 +240,9 @@ impl Args {
             let file = file.map_err(|error| session::of(session.address, error))?;
             let path = directory.join(format!("{row}.receipt"));
             std::fs::write(&path, file.encode()).with_context(|| path.display().to_string())?;
+            if let Some(Seal { salt, .. }) = &answer.seal {
+                salts::write(directory, *row, salt)?;
+            }
         }
         bad_proof.map_or(Ok(()), |(row, error)| {
             Err(session::of(session.address, error).context(format!("the proof of row {row}")))
@@ -239,6 +255,7 @@ pub(crate) struct Asked {
     client: Arc<Client>,
     model: ModelEntry,
     mode: Mode,
+    sealed: bool,
     input: Array,
     bar: ProgressBar,
     next: AtomicUsize,
@@ -257,9 +274,9 @@ impl Asked {
         mode: Mode,
         input: Array,
         bar: ProgressBar,
-    ) -> Arc<Self> {
+    ) -> Self {
         let (next, retries, answers) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::default());
-        Arc::new(Self { client, model, mode, input, bar, next, retries, answers })
+        Self { client, model, mode, sealed: false, input, bar, next, retries, answers }
     }
 
     /// Ends the bar and gives what was answered.
@@ -329,7 +346,11 @@ impl Asked {
     async fn ask(&self, row: &[f32]) -> Result<Inference, ClientError> {
         let mut patience = PATIENCE;
         loop {
-            match self.client.infer(&self.model, self.mode, row).await {
+            let answer = match self.sealed {
+                false => self.client.infer(&self.model, self.mode, row).await,
+                true => self.client.infer_sealed(&self.model, row).await,
+            };
+            match answer {
                 Err(ClientError::Refused { retry_after: Some(after), .. }) if after <= patience => {
                     patience -= after;
                     self.retries.fetch_add(1, Ordering::Relaxed);
@@ -409,6 +430,9 @@ impl Summary {
         }
         if let Some(directory) = &args.receipts {
             text += &format!("receipts  {} in {}, each verified\n", self.rows, directory.display());
+            if args.sealed {
+                text += "salts     beside them: keep these as private as the rows\n";
+            }
         }
         match &self.logged {
             Some(Logged { tree_size: Some(size), .. }) => {
@@ -428,6 +452,7 @@ impl Summary {
             "model": self.model,
             "id": self.id,
             "mode": self.mode.as_str(),
+            "sealed": args.sealed,
             "rows": self.rows,
             "seconds": self.elapsed.as_secs_f64(),
             "requests_per_second": self.per_second(),

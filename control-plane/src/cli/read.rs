@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail, ensure};
 use haca_kernels::Model;
 use haca_kernels::npy::{self, Array};
+use haca_verifier::zk::StatementKind;
 use haca_wire::connect::Connect;
 
 use super::output;
@@ -31,6 +32,11 @@ pub(crate) fn refused(path: &Path, error: &io::Error) -> anyhow::Error {
 pub(crate) fn model(path: &Path) -> anyhow::Result<Arc<Model>> {
     let model = Model::load(&bytes(path)?).with_context(|| path.display().to_string())?;
     Ok(Arc::new(model))
+}
+
+/// The kind of statement that `--sealed` chooses.
+pub(crate) fn statement(sealed: bool) -> StatementKind {
+    if sealed { StatementKind::Sealed } else { StatementKind::Open }
 }
 
 /// A float32 array.

@@ -10,14 +10,16 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use haca_kernels::Model;
 use haca_verifier::audit::{self, Auditor};
-use haca_verifier::receipt::{self, Given};
+use haca_verifier::receipt::{self, Asked, Given};
+use haca_verifier::seal;
 use haca_verifier::zk::{ProofChecker, VerifyingKey};
 use haca_verifier::{Policy, Report, Rows, Trust};
-use haca_wire::receipt::{MAX_FILE, ReceiptProof};
+use haca_wire::receipt::{MAX_FILE, ReceiptFile, ReceiptProof};
 use haca_wire::{Digest, Leaf, ModelId};
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::infer::salts;
 use super::{output, progress, read};
 use tally::Tally;
 
@@ -37,8 +39,11 @@ Examples:
   haca verify receipts/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --output Y.npy --strict
   haca verify receipts/ --stream --model lstm.haca --input steps.npy
   haca verify receipts/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --key mlp.vk --production
+  haca verify sealed/ --connect-keys data/connect.toml --model mlp.haca --strict
+  haca verify sealed/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --salts sealed/
 
-With --model and --input, the proofs of receipts of mode zk are verified, too. A proof under a key of a ceremony needs that
+With --model and --input, the proofs of receipts of mode zk are verified, too. That of a sealed input needs no --input: if it
+holds, --strict asks neither for the input nor for re-execution. With --salts the caller can have both checked. A proof under a key of a ceremony needs that
 key by --key. A development key is taken if the log that --connect-keys trusts holds the proof that names it; --production
 refuses it.
 
@@ -56,6 +61,9 @@ pub(crate) struct Args {
     /// The rows that were asked; each is found by its hash
     #[arg(long, value_name = "X.npy")]
     input: Option<PathBuf>,
+    /// Salts of sealed inputs, each named as its receipt: ROW.salt for ROW.receipt
+    #[arg(long, value_name = "DIR", requires = "input", conflicts_with = "stream")]
+    salts: Option<PathBuf>,
     /// The rows that were answered, in the order of the input
     #[arg(long, value_name = "Y.npy")]
     output: Option<PathBuf>,
@@ -87,6 +95,8 @@ struct Shelf {
     /// What a replay of the stream answers to each row.
     replayed: Option<Vec<Digest>>,
     input: Option<Rows>,
+    /// Where the salts of sealed inputs are.
+    salts: Option<PathBuf>,
     output: Option<Rows>,
     /// Id of the key that proofs must be under.
     key: Option<Digest>,
@@ -171,10 +181,16 @@ impl Shelf {
         let policy = if args.production { Policy::PRODUCTION } else { Policy::DEVELOPMENT };
         let key = args.key.as_deref().map(key_id).transpose()?;
         let proofs = ProofChecker::new(model.clone());
-        Ok(Shelf { trust, policy, model, replayed, input, output, key, proofs })
+        let salts = args.salts.clone();
+        Ok(Shelf { trust, policy, model, replayed, input, salts, output, key, proofs })
     }
 
     fn check(&self, path: &Path, auditor: Option<&mut Auditor>) -> Report {
+        let bytes = match read_receipt(path) {
+            Ok(bytes) => bytes,
+            Err(error) => return receipt::unreadable(format!("the file cannot be read: {error}")),
+        };
+        let opened = self.open(path, &bytes);
         let given = Given {
             trust: self.trust.as_ref(),
             policy: self.policy,
@@ -182,13 +198,11 @@ impl Shelf {
             output: self.output.as_ref(),
             model: self.model.as_ref().map(|model| ModelId(model.id())),
             key: self.key,
+            opened: opened.as_ref().map(|row| row.as_ref().copied().map_err(String::as_str)),
         };
-        let bytes = match read_receipt(path) {
-            Ok(bytes) => bytes,
-            Err(error) => return receipt::unreadable(format!("the file cannot be read: {error}")),
+        let mut proof = |leaf: &Leaf, carried: &ReceiptProof, asked: Option<Asked<'_>>| {
+            self.proofs.check(leaf, carried, asked)
         };
-        let mut proof =
-            |leaf: &Leaf, carried: &ReceiptProof, row: Option<&[u8]>| self.proofs.check(leaf, carried, row);
         match (&self.replayed, auditor) {
             (Some(hashes), _) => {
                 let mut rerun = |row: usize, _: &[u8]| Ok(hashes[row]);
@@ -201,6 +215,30 @@ impl Shelf {
                 receipt::check_bytes(&bytes, &given, Some(&mut rerun), Some(&mut proof))
             }
         }
+    }
+}
+
+impl Shelf {
+    /// The row that the commitment of a sealed receipt opens to with its salt; `None` if it has none, or is not sealed.
+    fn open(&self, path: &Path, bytes: &[u8]) -> Option<Result<usize, String>> {
+        let (Some(salts), Some(rows)) = (&self.salts, &self.input) else { return None };
+        let leaf = ReceiptFile::decode(bytes).ok()?.receipt.leaf().ok().filter(|leaf| leaf.sealed)?;
+        let salt = match salts::read(salts, path) {
+            Ok(salt) => salt?,
+            Err(why) => return Some(Err(why)),
+        };
+        // The receipt's name is its row's number, if nobody has given it another.
+        let named = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        let named = named.filter(|row| *row < rows.len());
+        let opens = |row: &usize| seal::commitment(&salt, rows.row(*row)) == leaf.input;
+        let found = named.into_iter().chain(0..rows.len()).find(opens);
+        Some(found.ok_or_else(|| {
+            format!(
+                "the commitment opens to none of the {} rows of {} with its salt",
+                rows.len(),
+                rows.name()
+            )
+        }))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Proving one request: what the prover within the node and the one apart have in common.
 
 use super::workbench::{Workbench, WorkbenchError};
-use haca_verifier::zk::{Binding, Proof, ProverError};
+use haca_verifier::seal;
+use haca_verifier::zk::{Binding, Proof, ProverError, StatementKind};
 use haca_wire::event::PROOF_LEN;
 use haca_wire::opening::Opening;
 use haca_wire::{Digest, Leaf, ModelId};
@@ -18,6 +19,8 @@ pub(crate) enum Unprovable {
     Opening,
     #[error("the model refuses the row: {0}")]
     Row(String),
+    #[error("the commitment to the input does not open to the row with the salt that came with it")]
+    Seal,
     #[error("the circuit gives another output than the node gave")]
     Output,
     #[error(transparent)]
@@ -67,7 +70,11 @@ pub(crate) fn prove(
 /// Makes a model's circuit and key, if they are not there, before somebody waits for them.
 pub(crate) fn make_ready(workbench: &mut Workbench, pool: &rayon::ThreadPool, model: &ModelId) {
     let begun = Instant::now();
-    let ready = || pool.install(|| workbench.get(model).map(|bench| bench.prover.verifying_key().id()));
+    let ready = || {
+        pool.install(|| {
+            workbench.get(model, StatementKind::Open).map(|bench| bench.prover.verifying_key().id())
+        })
+    };
     match catch_unwind(AssertUnwindSafe(ready)) {
         Ok(Ok(key)) => {
             tracing::info!(%model, %key, seconds = begun.elapsed().as_secs_f64(), "ready to prove");
@@ -78,7 +85,7 @@ pub(crate) fn make_ready(workbench: &mut Workbench, pool: &rayon::ThreadPool, mo
 }
 
 fn attempt(workbench: &mut Workbench, leaf: &Leaf, opening: &[u8]) -> Result<Made, Unprovable> {
-    let bench = workbench.get(&leaf.model)?;
+    let bench = workbench.get(&leaf.model, StatementKind::of(leaf))?;
     let model = bench.circuit.model();
     let opening = Opening::decode(opening, model.input_len(), model.output_len(), leaf.sealed);
     let opening = opening.ok_or(Unprovable::Opening)?;
@@ -86,7 +93,13 @@ fn attempt(workbench: &mut Workbench, leaf: &Leaf, opening: &[u8]) -> Result<Mad
     staged.map_err(|error| Unprovable::Row(error.to_string()))?;
     let key = bench.prover.verifying_key();
     let (key, key_bytes) = (key.id(), key.to_bytes());
-    let witness = bench.circuit.witness(&bench.stager.staged(0), &Binding::new(leaf, &key));
+    let binding = Binding::new(leaf, &key);
+    let witness = match &opening.salt {
+        None => bench.circuit.witness(&bench.stager.staged(0), &binding),
+        // The shard copied what the caller sent, and looked at none of it.
+        Some(salt) if seal::commitment(salt, &opening.input) != leaf.input => return Err(Unprovable::Seal),
+        Some(salt) => bench.circuit.sealed_witness(&opening.input, salt, &binding),
+    };
     if witness.output != opening.output {
         return Err(Unprovable::Output);
     }

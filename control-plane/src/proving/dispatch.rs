@@ -9,6 +9,7 @@
 use super::ProofMetrics;
 use super::attempt::Made;
 use super::events::EventLog;
+use super::judge;
 use super::queue::{Job, Queue, Task, WorkerId};
 use super::store::{Record, State, Store, StoreError};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -295,9 +296,9 @@ impl Dispatcher {
         if self.store.record(&record.request)?.is_some() {
             return Ok(false);
         }
-        if let (State::Proved { proof, .. }, Some(key)) = (&record.state, key) {
+        if let (State::Proved { proof, output }, Some(key)) = (&record.state, key) {
             self.store.add_key(&proof.key, key)?;
-            self.store.add(record, Some(&job.opening))?;
+            self.store.add(record, Some(&judge::shown(&job.leaf, &job.opening, output)))?;
             self.metrics.proved.fetch_add(1, Relaxed);
             self.log.append(&[proof.encode()]);
         } else {

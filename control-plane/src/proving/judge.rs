@@ -6,11 +6,12 @@
 use super::workbench::{Models, WorkbenchError};
 use haca_kernels::Model;
 use haca_verifier::zk::{
-    Claim, KeyError, Malformed, Proof, Refused, Statement, StatementError, VerifyingKey,
+    Claim, KeyError, Malformed, Proof, Refused, Statement, StatementError, StatementKind, VerifyingKey,
 };
 use haca_wire::event::{ProofEvent, proof_id};
-use haca_wire::opening::Opening;
+use haca_wire::opening::{self, Opening};
 use haca_wire::{Digest, Leaf, ModelId};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,9 +22,28 @@ pub(crate) struct Case {
     pub(crate) proof: ProofEvent,
     /// Index of the proof's leaf in the log.
     pub(crate) index: u64,
+    /// Of a sealed input it may lack row and salt: see [`shown`].
     pub(crate) opening: Vec<u8>,
     /// Bytes of the verification key.
     pub(crate) key: Arc<[u8]>,
+}
+
+/// What verifiers are shown of an opening: all of it, or of a sealed input the output's integers alone. They judge by no more.
+pub(crate) fn shown<'a>(leaf: &Leaf, opening: &'a [u8], output: &[i64]) -> Cow<'a, [u8]> {
+    if !leaf.sealed {
+        return Cow::Borrowed(opening);
+    }
+    let mut shown = Vec::with_capacity(opening::len(0, output.len()));
+    opening::push_output(output, &mut shown);
+    Cow::Owned(shown)
+}
+
+fn open(case: &Case, model: &Model) -> Option<Opening> {
+    let (inputs, outputs, sealed) = (model.input_len(), model.output_len(), case.leaf.sealed);
+    match sealed && case.opening.len() == opening::len(0, outputs) {
+        true => Opening::decode(&case.opening, 0, outputs, false),
+        false => Opening::decode(&case.opening, inputs, outputs, sealed),
+    }
 }
 
 /// What is to be said of a proof.
@@ -110,8 +130,7 @@ impl Judge {
     /// The output's integers, of a case whose proof holds.
     pub(crate) fn output(&mut self, case: &Case) -> Option<Vec<i64>> {
         let model = self.model(&case.leaf.model).ok()?;
-        let (inputs, outputs) = (model.input_len(), model.output_len());
-        Opening::decode(&case.opening, inputs, outputs, case.leaf.sealed).map(|opening| opening.output)
+        open(case, &model).map(|opening| opening.output)
     }
 
     /// What a proof claims, or why it claims nothing.
@@ -133,11 +152,12 @@ impl Judge {
             }
         };
         let claim = || {
-            let (inputs, outputs) = (model.input_len(), model.output_len());
-            let opening = Opening::decode(&case.opening, inputs, outputs, case.leaf.sealed);
-            let Opening { input, output, .. } = opening.ok_or(Wrong::Opening)?;
+            let Opening { input, output, .. } = open(case, &model).ok_or(Wrong::Opening)?;
             let proof = Proof::from_bytes(&case.proof.proof)?;
-            let statement = Statement::new(&model, &key, &case.leaf, &input, &output)?;
+            let statement = match StatementKind::of(&case.leaf) {
+                StatementKind::Open => Statement::new(&model, &key, &case.leaf, &input, &output),
+                StatementKind::Sealed => Statement::sealed(&model, &key, &case.leaf, &output),
+            }?;
             Ok(Claim { proof, inputs: statement.inputs })
         };
         Ok(claim().map(|claim| (key, claim)))

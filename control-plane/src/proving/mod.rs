@@ -47,6 +47,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use haca_dataplane::config::{Config, Place, ZkSettings};
 use haca_dataplane::keys::{self, KeyError};
 use haca_dataplane::{Admitted, Backlog, Proving};
+use haca_verifier::zk::StatementKind;
 use haca_wire::event::VerifierKey;
 use haca_wire::{Digest, ModelId};
 use std::net::{SocketAddr, UdpSocket};
@@ -177,16 +178,20 @@ impl Services {
         Proving {
             admit: Arc::new(move |model, file| {
                 let id = ModelId(model.id());
-                let admit = || workbench::circuit(model, max).and_then(|_| models.keep(&id, file));
+                let admit = || {
+                    let circuit = workbench::circuit(model, StatementKind::Open, max)?;
+                    models.keep(&id, file)?;
+                    Ok::<_, WorkbenchError>(workbench::sealed_refused(&circuit, max))
+                };
                 let admitted = catch_unwind(AssertUnwindSafe(admit));
                 let admitted = admitted.map_err(|_| "its circuit cannot be written; see the node's log")?;
-                admitted.map_err(|error| {
+                let sealed_refused = admitted.map_err(|error| {
                     tracing::warn!(model = %id, %error, "served without mode zk");
                     error.to_caller()
                 })?;
                 // Full: its key is made with its first proof.
                 let _ = announce.try_send(id);
-                Ok(Admitted { sealed_refused: Some("this node proves open inputs only".to_owned()) })
+                Ok(Admitted { sealed_refused: sealed_refused.map(|error| error.to_caller()) })
             }),
             ask: Arc::new(move |ids, reply| counter.ask(ids, reply)),
             backlog: Arc::clone(&self.backlog),

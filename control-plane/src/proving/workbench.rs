@@ -6,7 +6,7 @@
 use haca_kernels::{Backend, Executor, Model};
 use haca_settle::write_whole;
 use haca_verifier::zk::cache::{CacheError, KeyCache};
-use haca_verifier::zk::{Circuit, Prover, ProverError, Unsupported};
+use haca_verifier::zk::{Circuit, Prover, ProverError, StatementKind, Unsupported};
 use haca_wire::ModelId;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -124,8 +124,12 @@ impl Models {
 }
 
 /// A model's circuit, unless it is too large.
-pub(crate) fn circuit(model: &Arc<Model>, max_constraints: usize) -> Result<Circuit, WorkbenchError> {
-    let circuit = Circuit::new(Arc::clone(model))?;
+pub(crate) fn circuit(
+    model: &Arc<Model>,
+    statement: StatementKind,
+    max_constraints: usize,
+) -> Result<Circuit, WorkbenchError> {
+    let circuit = Circuit::new(Arc::clone(model), statement)?;
     let constraints = circuit.system().constraints();
     match constraints <= max_constraints {
         true => Ok(circuit),
@@ -133,7 +137,13 @@ pub(crate) fn circuit(model: &Arc<Model>, max_constraints: usize) -> Result<Circ
     }
 }
 
-/// What one model is proven with.
+/// Whether the circuit of sealed statements would be too large, of a model with this one of open statements.
+pub(crate) fn sealed_refused(open: &Circuit, max_constraints: usize) -> Option<WorkbenchError> {
+    let constraints = open.system().constraints() + open.cost_of_sealing();
+    (constraints > max_constraints).then_some(WorkbenchError::TooLarge { constraints, max: max_constraints })
+}
+
+/// What one model is proven with, by statements of one kind.
 pub(crate) struct Bench {
     pub(crate) circuit: Circuit,
     pub(crate) prover: Prover,
@@ -146,7 +156,7 @@ pub(crate) struct Workbench {
     models: Models,
     keys: KeyCache,
     max_constraints: usize,
-    benches: VecDeque<(ModelId, Bench)>,
+    benches: VecDeque<((ModelId, StatementKind), Bench)>,
 }
 
 impl Workbench {
@@ -155,19 +165,23 @@ impl Workbench {
     }
 
     /// The bench of a model. A key is made if there is none: seconds for a large circuit.
-    pub(crate) fn get(&mut self, id: &ModelId) -> Result<&mut Bench, WorkbenchError> {
-        match self.benches.iter().position(|(held, _)| held == id) {
+    pub(crate) fn get(
+        &mut self,
+        id: &ModelId,
+        statement: StatementKind,
+    ) -> Result<&mut Bench, WorkbenchError> {
+        match self.benches.iter().position(|(held, _)| *held == (*id, statement)) {
             Some(at) => {
                 let bench = self.benches.remove(at).expect("it was found at this place");
                 self.benches.push_front(bench);
             }
             None => {
                 let model = self.models.load(id)?;
-                let circuit = circuit(&model, self.max_constraints)?;
+                let circuit = circuit(&model, statement, self.max_constraints)?;
                 let prover = Prover::new(Arc::clone(circuit.system()), self.keys.load_or_make(&circuit)?)?;
                 let stager = Executor::with_backend(model, 1, Backend::Scalar);
                 self.benches.truncate(MAX_BENCHES - 1);
-                self.benches.push_front((*id, Bench { circuit, prover, stager }));
+                self.benches.push_front(((*id, statement), Bench { circuit, prover, stager }));
             }
         }
         Ok(&mut self.benches[0].1)

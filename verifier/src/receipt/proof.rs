@@ -16,21 +16,36 @@ pub struct ProofKey {
     pub development: bool,
 }
 
-/// Checks that the key and the proof that a receipt carries read and are of its leaf's model; and given the bytes of the
-/// row that was asked, that the proof holds for model, row and output. Says what is wrong. See `zk::ProofChecker`.
-pub type CheckProof<'a> = &'a mut dyn FnMut(&Leaf, &ReceiptProof, Option<&[u8]>) -> Result<ProofKey, String>;
+/// The input for which a proof is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// A row among those that are at hand.
+    Row {
+        /// Its index.
+        index: usize,
+        /// Its bytes, little-endian float32.
+        bytes: &'a [u8],
+    },
+    /// Whatever row the commitment in the leaf opens to.
+    Sealed,
+}
+
+/// Checks that the key and the proof that a receipt carries read and are of its leaf's model; and given what was asked, that
+/// the proof holds for model, input and output. Says what is wrong. See `zk::ProofChecker`.
+pub type CheckProof<'a> =
+    &'a mut dyn FnMut(&Leaf, &ReceiptProof, Option<Asked<'_>>) -> Result<ProofKey, String>;
 
 const GIVE_PROVED: &str =
     "the receipt file as written once it was proven (haca infer --mode zk --receipts DIR --wait proved)";
 const GIVE_KEY: &str = "--key FILE, the verification key that you trust";
 const GIVE_VERIFIER: &str = "the connect.toml of the node that offers mode zk, which names its verifier";
 
-/// The check `proof`, given the row that was asked, or what of it is missing.
+/// The check `proof`, given what was asked, or what is missing of it.
 pub(super) fn proof(
     file: &ReceiptFile,
     leaf: &Leaf,
     given: &Given<'_>,
-    row: Result<(usize, &[u8]), Outcome>,
+    asked: Result<Asked<'_>, Outcome>,
     check: Option<CheckProof<'_>>,
 ) -> Outcome {
     let carried = match carried(file, leaf) {
@@ -52,7 +67,7 @@ pub(super) fn proof(
     let Some(check) = check else {
         return Outcome::not_checked("this program does not verify proofs", "the receipt to haca verify");
     };
-    let ProofKey { development } = match check(leaf, carried, row.as_ref().ok().map(|(_, bytes)| *bytes)) {
+    let ProofKey { development } = match check(leaf, carried, asked.as_ref().ok().copied()) {
         Ok(found) => found,
         Err(reason) => return Outcome::Failed(reason),
     };
@@ -62,8 +77,9 @@ pub(super) fn proof(
             short(&key)
         ));
     }
-    let row = match row {
-        Ok((row, _)) => row,
+    let input = match asked {
+        Ok(Asked::Row { index, .. }) => format!("row {index}"),
+        Ok(Asked::Sealed) => "the sealed input".to_owned(),
         Err(missing) => return missing,
     };
     if given.key.is_none()
@@ -74,7 +90,7 @@ pub(super) fn proof(
     let setup =
         if development { "development key: whoever made it could forge" } else { "made by a ceremony" };
     let key = short(&key);
-    Outcome::Held(format!("row {row} gives the output's integers, proven under the key {key}; {setup}"))
+    Outcome::Held(format!("{input} gives the output's integers, proven under the key {key}; {setup}"))
 }
 
 /// Whether a key that was not given is to be believed: one that its maker could forge under is, if the trusted log holds

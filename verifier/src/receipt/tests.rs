@@ -6,8 +6,15 @@ use super::*;
 use crate::report::Verdict;
 use crate::specimen;
 
-const NOTHING: Given<'_> =
-    Given { trust: None, policy: Policy::DEVELOPMENT, input: None, output: None, model: None, key: None };
+const NOTHING: Given<'_> = Given {
+    trust: None,
+    policy: Policy::DEVELOPMENT,
+    input: None,
+    output: None,
+    model: None,
+    key: None,
+    opened: None,
+};
 
 fn full(file: &ReceiptFile) -> Report {
     check(file, &specimen::Shelf::new().given(), Some(&mut specimen::rerun), None)

@@ -1,6 +1,7 @@
 //! Proving keys on disk, so that each is made once, checked once and mapped from then on.
 //!
-//! A key is found by the model's id and the version of circuits: `MODEL-v1.zkpk`. The file ends with the SHA-256 of all
+//! A key is found by the model's id and the version of circuits: `MODEL-v1.zkpk`, or `MODEL-v1-sealed.zkpk` if it is of the
+//! sealed statement. The file ends with the SHA-256 of all
 //! bytes before, which tells damage; it does not tell malice, and need not: whoever may write here can make proofs fail,
 //! but a proof is checked against the verification key that the checker knows.
 //!
@@ -20,7 +21,7 @@ use memmap2::Mmap;
 use rand_core::OsRng;
 use thiserror::Error;
 
-use super::circuit::{CIRCUIT_VERSION, Circuit};
+use super::circuit::{CIRCUIT_VERSION, Circuit, StatementKind};
 use super::key::{Origin, Setup};
 use super::proving::{HASH, NotAProvingKey, ProvingKey, hash_holds};
 use super::setup::{SetupError, development};
@@ -72,11 +73,15 @@ impl KeyCache {
 
     /// Where the key of a circuit's model is.
     pub fn path(&self, circuit: &Circuit) -> PathBuf {
-        self.path_of(&circuit.model().id(), CIRCUIT_VERSION)
+        self.path_of(&circuit.model().id(), CIRCUIT_VERSION, circuit.statement())
     }
 
-    fn path_of(&self, model: &[u8; 32], version: u32) -> PathBuf {
-        self.folder.join(format!("{}-v{version}.zkpk", Digest(*model)))
+    fn path_of(&self, model: &[u8; 32], version: u32, statement: StatementKind) -> PathBuf {
+        let statement = match statement {
+            StatementKind::Open => "",
+            StatementKind::Sealed => "-sealed",
+        };
+        self.folder.join(format!("{}-v{version}{statement}.zkpk", Digest(*model)))
     }
 
     /// The circuit's key, if there is one. Its points are mapped from the file.
@@ -87,6 +92,10 @@ impl KeyCache {
         let path = self.path(circuit);
         let Some(key) = open(&path)? else { return Ok(None) };
         let origin = key.verifying_key().origin();
+        if origin.statement != circuit.statement() {
+            let source = NotAProvingKey::Damaged("the key is of the other kind of statement");
+            return Err(CacheError::Damaged { path, source });
+        }
         if origin.model != circuit.model().id() || origin.circuit != circuit.system().digest() {
             let source = NotAProvingKey::Damaged("the key is of another model or circuit");
             return Err(CacheError::Damaged { path, source });
@@ -102,18 +111,18 @@ impl KeyCache {
         if let Some(key) = self.load(circuit)? {
             return Ok(key);
         }
-        let key = development(circuit.system(), circuit.model().id(), &mut OsRng)?;
+        let key = development(circuit.system(), circuit.model().id(), circuit.statement(), &mut OsRng)?;
         self.keep(&key)?;
         Ok(key)
     }
 
-    /// Writes a key, in the place of the one there may be for its model and circuit version. Returns its file.
+    /// Writes a key, in the place of the one there may be for its model, circuit version and statement. Returns its file.
     ///
     /// # Errors
     /// [`CacheError`] if it cannot be written, or a key of a development setup would replace one of a ceremony.
     pub fn keep(&self, key: &ProvingKey) -> Result<PathBuf, CacheError> {
-        let Origin { setup, model, circuit_version, .. } = key.verifying_key().origin();
-        let path = self.path_of(model, *circuit_version);
+        let Origin { setup, model, circuit_version, statement, .. } = key.verifying_key().origin();
+        let path = self.path_of(model, *circuit_version, *statement);
         if *setup == Setup::Development
             && let Ok(Some(there)) = open(&path)
             && there.verifying_key().origin().setup != Setup::Development

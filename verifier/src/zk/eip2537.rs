@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::zk::pairing::Product;
     use crate::zk::reference::chain;
-    use crate::zk::{Prover, setup};
+    use crate::zk::{Prover, StatementKind, setup};
 
     fn bytes(text: &str) -> Vec<u8> {
         let digits = text.strip_prefix("0x").unwrap();
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn the_calls_accept_the_proof_and_no_other_proof_or_input() {
         let (system, assignment) = chain(30, 3, 5);
-        let key = setup::development(&system, [0; 32], &mut OsRng).unwrap();
+        let key = setup::development(&system, [0; 32], StatementKind::Open, &mut OsRng).unwrap();
         let prover = Prover::new(Arc::new(system), key).unwrap();
         let proof = prover.prove(&assignment, &mut OsRng).unwrap();
         let key = prover.verifying_key();

@@ -76,7 +76,7 @@ impl ConstraintSynthesizer<Fr> for Ark<'_> {
 #[test]
 fn an_exported_proof_holds_by_another_implementation_and_a_changed_one_does_not() {
     let (system, assignment) = chain(30, 3, 5);
-    let key = setup::development(&system, [0; 32], &mut OsRng).unwrap();
+    let key = setup::development(&system, [0; 32], StatementKind::Open, &mut OsRng).unwrap();
     let prover = Prover::new(Arc::new(system), key).unwrap();
     let proof = prover.prove(&assignment, &mut OsRng).unwrap();
     let mut export = Export::new(prover.verifying_key(), &proof, &assignment[1..4]);

@@ -5,7 +5,7 @@
 //! | 0..8 | magic | `HACAZKVK` |
 //! | 8..10 | version | `u16`, 2, little-endian as all numbers here |
 //! | 10 | setup | 0 development, 1 ceremony |
-//! | 11 | | zero |
+//! | 11 | statement | 0 open, 1 sealed |
 //! | 12..16 | circuit version | `u32` |
 //! | 16..20 | public inputs | `u32`, without the constant one |
 //! | 20..52 | model id | SHA-256 of the compiled model file; all zero: no model |
@@ -23,6 +23,7 @@ use haca_wire::Digest;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use super::circuit::StatementKind;
 use super::curve::{Curve, G1, G2};
 use super::pairing::Product;
 use super::proof::{Malformed, in_group};
@@ -50,6 +51,8 @@ pub struct Origin {
     pub model: [u8; 32],
     /// Version of the circuits of which the system is one.
     pub circuit_version: u32,
+    /// The kind of statement that the system proves.
+    pub statement: StatementKind,
     /// Digest of the constraint system.
     pub circuit: [u8; 32],
 }
@@ -63,7 +66,7 @@ pub enum KeyError {
     /// A version this code does not read.
     #[error("verification key version {0} is not known here; this reads version {VERSION}")]
     Version(u16),
-    /// Setup, reserved byte, number of inputs or length is none that is written.
+    /// Setup, statement, number of inputs or length is none that is written.
     #[error("the verification key is damaged: {0}")]
     Damaged(&'static str),
     /// A point is not one.
@@ -166,11 +169,13 @@ impl VerifyingKey {
             *digest = *bytes;
         }
         let [model, circuit, transcript] = digests;
-        let setup = match (head[10], head[11]) {
-            (0, 0) if transcript == [0; 32] => Setup::Development,
-            (1, 0) => Setup::Ceremony { transcript: Digest(transcript) },
+        let setup = match head[10] {
+            0 if transcript == [0; 32] => Setup::Development,
+            1 => Setup::Ceremony { transcript: Digest(transcript) },
             _ => return Err(KeyError::Damaged("the setup is not known")),
         };
+        let statement = StatementKind::from_number(head[11]);
+        let statement = statement.ok_or(KeyError::Damaged("the statement is not known"))?;
         let inputs = number(16) as usize;
         if inputs > MAX_INPUTS {
             return Err(KeyError::Damaged("too many public inputs"));
@@ -178,7 +183,7 @@ impl VerifyingKey {
         if ic.len() != (inputs + 1) * G1::COMPRESSED {
             return Err(KeyError::Damaged("it has not one point for each public input"));
         }
-        let origin = Origin { setup, model, circuit_version: number(12), circuit };
+        let origin = Origin { setup, model, circuit_version: number(12), statement, circuit };
         let points = groth16::VerifyingKey {
             alpha_g1: point::<G1>(&head[116..164], || "α in G1".into())?,
             beta_g1: point::<G1>(&head[164..212], || "β in G1".into())?,
@@ -225,7 +230,7 @@ fn encode(points: &groth16::VerifyingKey<Bls12>, origin: &Origin) -> Vec<u8> {
         Setup::Development => (0, Digest([0; 32])),
         Setup::Ceremony { transcript } => (1, transcript),
     };
-    bytes.extend_from_slice(&[setup, 0]);
+    bytes.extend_from_slice(&[setup, origin.statement.number()]);
     bytes.extend_from_slice(&origin.circuit_version.to_le_bytes());
     bytes.extend_from_slice(&(points.ic.len() as u32 - 1).to_le_bytes());
     bytes.extend_from_slice(&origin.model);

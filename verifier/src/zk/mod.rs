@@ -29,7 +29,9 @@ pub mod setup;
 mod verify;
 
 pub use blstrs::Scalar;
-pub use circuit::{Binding, CIRCUIT_VERSION, Circuit, Cost, Statement, StatementError, Unsupported, Witness};
+pub use circuit::{
+    Binding, CIRCUIT_VERSION, Circuit, Cost, Statement, StatementError, StatementKind, Unsupported, Witness,
+};
 pub use key::{KeyError, Origin, Setup, VerifyingKey};
 pub use proof::{Malformed, Proof, scalars_from_bytes};
 pub use prover::{Prover, ProverError};

@@ -8,8 +8,8 @@ use haca_wire::receipt::ReceiptProof;
 use haca_wire::{Digest, Leaf};
 use sha2::{Digest as _, Sha256};
 
-use super::{Claim, KeyError, Proof, Setup, Statement, VerifyingKey};
-use crate::receipt::ProofKey;
+use super::{Claim, KeyError, Proof, Setup, Statement, StatementError, StatementKind, VerifyingKey};
+use crate::receipt::{Asked, ProofKey};
 
 /// Keys that are remembered. Receipts of a directory are of a few models, each with a key; one that was forgotten costs
 /// some milliseconds.
@@ -28,21 +28,33 @@ impl ProofChecker {
         ProofChecker { model, keys: Mutex::default() }
     }
 
-    /// Checks that key and proof read, and that the key is of the leaf's model; and given the row (little-endian float32),
-    /// that it and the output's integers are the leaf's, and that the proof holds for them.
+    /// Checks that key and proof read, and that the key is of the leaf's model and statement; and given what was asked, that
+    /// it and the output's integers are the leaf's, and that the proof holds for them.
     ///
     /// # Errors
-    /// What is wrong, for a person. Also if there is a row, but no model.
-    pub fn check(&self, leaf: &Leaf, carried: &ReceiptProof, row: Option<&[u8]>) -> Result<ProofKey, String> {
+    /// What is wrong, for a person. Also if it is known what was asked, but there is no model.
+    pub fn check(
+        &self,
+        leaf: &Leaf,
+        carried: &ReceiptProof,
+        asked: Option<Asked<'_>>,
+    ) -> Result<ProofKey, String> {
         let key = self.key(&carried.key).map_err(|error| error.to_string())?;
         let proof = Proof::from_bytes(&carried.proof.proof).map_err(|error| error.to_string())?;
         let (of_key, of_leaf) = (Digest(key.origin().model), Digest(leaf.model.0));
         if of_key != of_leaf {
             return Err(format!("the verification key is of model {of_key}, the receipt of {of_leaf}"));
         }
-        if let Some(row) = row {
+        let (of_key, of_leaf) = (key.origin().statement, StatementKind::of(leaf));
+        if of_key != of_leaf {
+            return Err(StatementError::OtherKind { key: of_key, leaf: of_leaf }.to_string());
+        }
+        if let Some(asked) = asked {
             let model = self.model.as_deref().ok_or("there is no model to check the proof with")?;
-            let statement = Statement::new(model, &key, leaf, row, &carried.output);
+            let statement = match asked {
+                Asked::Row { bytes, .. } => Statement::new(model, &key, leaf, bytes, &carried.output),
+                Asked::Sealed => Statement::sealed(model, &key, leaf, &carried.output),
+            };
             let Statement { inputs } = statement.map_err(|error| error.to_string())?;
             key.verify(&[Claim { proof, inputs }])
                 .map_err(|_| "the proof does not hold for this receipt, its input and its output")?;
@@ -112,9 +124,10 @@ mod tests {
             output: tensor::hash(haca_wire::Dtype::F32, model.output_shape(), &floats),
             ..specimen::leaf()
         };
-        let circuit = Circuit::new(Arc::clone(&model)).unwrap();
+        let circuit = Circuit::new(Arc::clone(&model), StatementKind::Open).unwrap();
         let make = || {
-            let key = setup::development(circuit.system(), model.id(), &mut OsRng).unwrap();
+            let key =
+                setup::development(circuit.system(), model.id(), StatementKind::Open, &mut OsRng).unwrap();
             Prover::new(Arc::clone(circuit.system()), key).unwrap()
         };
         let prove = |prover: &Prover, leaf: &Leaf| {
@@ -139,14 +152,16 @@ mod tests {
                 output: None,
                 model: Some(self.leaf.model),
                 key: None,
+                opened: None,
             }
         }
 
         fn report(&self, file: &ReceiptFile, given: &Given<'_>) -> Report {
             let checker = ProofChecker::new(given.model.map(|_| Arc::clone(&self.model)));
             let mut rerun = |_: usize, _: &[u8]| Ok(self.leaf.output);
-            let mut proof =
-                |leaf: &Leaf, carried: &ReceiptProof, row: Option<&[u8]>| checker.check(leaf, carried, row);
+            let mut proof = |leaf: &Leaf, carried: &ReceiptProof, asked: Option<Asked<'_>>| {
+                checker.check(leaf, carried, asked)
+            };
             check(file, given, Some(&mut rerun), Some(&mut proof))
         }
 
@@ -237,6 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_under_a_key_of_the_other_statement_fails_also_where_only_its_form_is_checked() {
+        let (leaf, carried) = (Leaf { sealed: true, ..PROVEN.leaf }, PROVEN.file.proof.clone().unwrap());
+        let file = specimen::proven(&leaf, carried.proof.proof, carried.key, carried.output);
+        PROVEN.assert_failed(&file, "of the statement 'open'");
+        let report = PROVEN.report(&file, &Given { model: None, ..PROVEN.given() });
+        let Outcome::Failed(reason) = report.outcome(Check::Proof) else { panic!("\n{report}") };
+        assert!(reason.contains("of the statement 'open'"), "{reason}");
+    }
+
+    #[test]
     fn form_is_checked_without_the_model() {
         let given = Given { model: None, ..PROVEN.given() };
         let malformed = PROVEN.changed(|carried| carried.proof.proof[0] = 0);
@@ -246,8 +271,9 @@ mod tests {
 
     #[test]
     fn a_row_without_a_model_is_no_proof() {
-        let (carried, row) = (PROVEN.file.proof.as_ref().unwrap(), PROVEN.input.row(0));
-        assert!(ProofChecker::new(None).check(&PROVEN.leaf, carried, Some(row)).is_err());
+        let (carried, asked) =
+            (PROVEN.file.proof.as_ref().unwrap(), Asked::Row { index: 0, bytes: PROVEN.input.row(0) });
+        assert!(ProofChecker::new(None).check(&PROVEN.leaf, carried, Some(asked)).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rand_core::{CryptoRng, RngCore};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::circuit::CIRCUIT_VERSION;
+use super::circuit::{CIRCUIT_VERSION, StatementKind};
 use super::curve::{Curve, G1, G2};
 use super::fourier::Domain;
 use super::key::{Origin, Setup, VerifyingKey};
@@ -31,13 +31,14 @@ pub enum SetupError {
     Unconstrained(usize),
 }
 
-/// Makes parameters with secrets from `random`, which are dropped.
+/// Makes parameters of a model's system, which proves statements of this kind, with secrets from `random`, which are dropped.
 ///
 /// # Errors
 /// [`SetupError`].
 pub fn development(
     system: &ConstraintSystem,
     model: [u8; 32],
+    statement: StatementKind,
     random: &mut (impl RngCore + CryptoRng),
 ) -> Result<ProvingKey, SetupError> {
     let mut draw = || loop {
@@ -46,7 +47,7 @@ pub fn development(
             break secret;
         }
     };
-    with_secrets(system, model, [draw(), draw(), draw(), draw()])
+    with_secrets(system, model, statement, [draw(), draw(), draw(), draw()])
 }
 
 /// Makes parameters with these τ, α, β and δ.
@@ -56,6 +57,7 @@ pub fn development(
 pub(super) fn with_secrets(
     system: &ConstraintSystem,
     model: [u8; 32],
+    statement: StatementKind,
     [tau, alpha, beta, delta]: [Scalar; 4],
 ) -> Result<ProvingKey, SetupError> {
     let domain = Domain::new(system.constraints()).ok_or(SetupError::TooLarge(system.constraints()))?;
@@ -97,6 +99,7 @@ pub(super) fn with_secrets(
         setup: Setup::Development,
         model,
         circuit_version: CIRCUIT_VERSION,
+        statement,
         circuit: system.digest(),
     };
     let lists = Lists {

@@ -29,7 +29,7 @@ impl Fixture {
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
     let (system, assignment) = chain(40, 1, 3);
     let system = Arc::new(system);
-    let key = setup::development(&system, [7; 32], &mut OsRng).unwrap();
+    let key = setup::development(&system, [7; 32], StatementKind::Open, &mut OsRng).unwrap();
     let prover = Prover::new(Arc::clone(&system), key).unwrap();
     let proof = prover.prove(&assignment, &mut OsRng).unwrap();
     Fixture { system, assignment, prover, proof }
@@ -61,7 +61,7 @@ fn an_assignment_that_solves_nothing_gets_no_proof() {
     wrong[1] += Scalar::ONE;
     assert_eq!(prover.prove(&wrong, &mut OsRng).err(), Some(ProverError::Unsatisfied(39)));
     let other = Arc::new(chain(41, 1, 3).0);
-    let key = setup::development(system, [7; 32], &mut OsRng).unwrap();
+    let key = setup::development(system, [7; 32], StatementKind::Open, &mut OsRng).unwrap();
     assert_eq!(Prover::new(other, key).err(), Some(ProverError::OtherCircuit));
 }
 

@@ -8,7 +8,8 @@ use haca_client::LoggedProof;
 use haca_control_plane::shipped::Shipped;
 use haca_kernels::Model;
 use haca_kernels::npy::Array;
-use haca_verifier::zk::{Circuit, Proof, ProofChecker};
+use haca_verifier::receipt::Asked;
+use haca_verifier::zk::{Circuit, Proof, ProofChecker, StatementKind};
 use haca_wire::connect::Connect;
 use haca_wire::receipt::ReceiptProof;
 use haca_wire::vocabulary::ProofOutcome;
@@ -22,10 +23,13 @@ use crate::cli::{output, progress};
 
 /// Rows of each model that are proven: a proof takes a good part of a second.
 const ROWS: usize = 4;
+/// Rows with a sealed input.
+const SEALED_ROWS: usize = 1;
 
 /// One model in mode `zk`.
 pub(super) struct ProvenLine {
     model: &'static str,
+    kind: StatementKind,
     constraints: usize,
     pub(super) rows: usize,
     /// Sorted.
@@ -36,20 +40,27 @@ pub(super) struct ProvenLine {
     checks: Vec<Duration>,
 }
 
-/// Asks about the first rows of a model in mode `zk`, waits for each proof, and verifies each receipt offline.
+/// Asks about the first rows of a model in mode `zk`, waits for each proof, and verifies each receipt offline; those of sealed
+/// inputs without the input.
 pub(super) fn demonstrate(
     shipped: &Shipped,
     model: &Arc<Model>,
+    kind: StatementKind,
     session: &Session,
     connect: &Connect,
 ) -> anyhow::Result<ProvenLine> {
     let client = &session.client;
     let entry = session.call(client.model(shipped.name))?;
     let input = shipped.input()?;
-    let rows = ROWS.min(input.rows());
-    let constraints = Circuit::new(Arc::clone(model))?.system().constraints();
+    let rows = match kind {
+        StatementKind::Open => ROWS,
+        StatementKind::Sealed => SEALED_ROWS,
+    };
+    let rows = rows.min(input.rows());
+    let constraints = Circuit::new(Arc::clone(model), kind)?.system().constraints();
     let mut line = ProvenLine {
         model: shipped.name,
+        kind,
         constraints,
         rows,
         answers: Vec::new(),
@@ -60,7 +71,10 @@ pub(super) fn demonstrate(
     let bar = progress::bar(rows as u64, "proving");
     for row in 0..rows {
         let row = Array { shape: [&[1], &input.shape[1..]].concat(), data: input.row(row).to_vec() };
-        let answer = session.call(client.infer(&entry, Mode::Zk, &row.data))?;
+        let answer = match kind {
+            StatementKind::Open => session.call(client.infer(&entry, Mode::Zk, &row.data))?,
+            StatementKind::Sealed => session.call(client.infer_sealed(&entry, &row.data))?,
+        };
         let answered = Instant::now();
         let states = session.call(client.await_proofs(&[answer.leaf.request]))?;
         line.proofs.push(answered.elapsed());
@@ -78,10 +92,11 @@ pub(super) fn demonstrate(
                 .concat(),
             data: answer.output.to_f32().unwrap_or_default(),
         };
-        let mut checks = Checks::new(model, connect, &row, &outputs)?;
-        let mut check = |leaf: &Leaf, carried: &ReceiptProof, row: Option<&[u8]>| {
+        let shown = (kind == StatementKind::Open).then_some(&row);
+        let mut checks = Checks::new(model, connect, shown, &outputs)?;
+        let mut check = |leaf: &Leaf, carried: &ReceiptProof, asked: Option<Asked<'_>>| {
             let began = Instant::now();
-            let outcome = checker.check(leaf, carried, row);
+            let outcome = checker.check(leaf, carried, asked);
             line.checks.push(began.elapsed());
             outcome
         };
@@ -100,6 +115,7 @@ pub(super) fn as_text(lines: &[ProvenLine]) -> String {
         [
             "model",
             "mode",
+            "input",
             "rows",
             "constraints",
             "answer p50",
@@ -108,7 +124,7 @@ pub(super) fn as_text(lines: &[ProvenLine]) -> String {
             "proof size",
             "check p50",
         ],
-        2,
+        3,
     );
     let (micros, millis) = (
         |time: Duration| format!("{:.1} µs", time.as_secs_f64() * 1e6),
@@ -118,6 +134,7 @@ pub(super) fn as_text(lines: &[ProvenLine]) -> String {
         table.add_row([
             line.model.to_owned(),
             Mode::Zk.to_string(),
+            line.kind.to_string(),
             line.rows.to_string(),
             line.constraints.to_string(),
             micros(percentile(&line.answers, 50)),
@@ -129,7 +146,7 @@ pub(super) fn as_text(lines: &[ProvenLine]) -> String {
     }
     format!(
         "{}Proof: from the answer until the log holds the proof and the verifier's verdict on it. Check: of one proof, \
-         offline.\nDevelopment keys: whoever made them could forge proofs.\n",
+         offline, of a\nsealed input without it. The proof of the first sealed row waits for its key to be made.\nDevelopment keys: whoever made them could forge proofs.\n",
         output::lines(&table)
     )
 }
@@ -139,6 +156,7 @@ pub(super) fn as_json(line: &ProvenLine) -> Value {
     json!({
         "model": line.model,
         "mode": Mode::Zk.as_str(),
+        "input": line.kind.as_str(),
         "rows": line.rows,
         "constraints": line.constraints,
         "answer_us": { "p50": seconds(&line.answers, 50) * 1e6 },

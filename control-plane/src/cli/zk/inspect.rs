@@ -13,12 +13,16 @@ use crate::cli::{output, read};
 /// receipt. A model with an operator that has no circuit is refused, by its name.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
-  haca zk inspect mlp.haca")]
+Examples:
+  haca zk inspect mlp.haca
+  haca zk inspect mlp.haca --sealed")]
 pub(crate) struct Args {
     /// The compiled model
     #[arg(value_name = "OUT.haca")]
     model: PathBuf,
+    /// The circuit of the statement with a sealed input
+    #[arg(long)]
+    sealed: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -27,8 +31,8 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let model = read::model(&self.model)?;
-        let circuit =
-            Circuit::new(model).with_context(|| format!("{} has no circuit", self.model.display()))?;
+        let circuit = Circuit::new(model, read::statement(self.sealed))
+            .with_context(|| format!("{} has no circuit", self.model.display()))?;
         if self.json { output::print_json(&as_json(&circuit)) } else { output::print(&as_text(&circuit)) }
     }
 }
@@ -37,6 +41,7 @@ fn as_text(circuit: &Circuit) -> String {
     let system = circuit.system();
     let mut facts = output::table(["", ""], 2);
     facts.add_row(["model", &ModelId(circuit.model().id()).to_string()]);
+    facts.add_row(["statement", circuit.statement().as_str()]);
     facts.add_row(["circuit version", &CIRCUIT_VERSION.to_string()]);
     facts.add_row(["constraints", &system.constraints().to_string()]);
     facts.add_row(["terms in them", &system.terms().to_string()]);
@@ -58,6 +63,7 @@ fn as_json(circuit: &Circuit) -> serde_json::Value {
         .collect();
     json!({
         "model": ModelId(circuit.model().id()).to_string(),
+        "statement": circuit.statement().as_str(),
         "circuit_version": CIRCUIT_VERSION,
         "constraints": system.constraints(),
         "terms": system.terms(),

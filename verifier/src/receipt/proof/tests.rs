@@ -16,9 +16,11 @@ fn file() -> ReceiptFile {
     specimen::proven(&leaf(), [7; PROOF_LEN], KEY.to_vec(), vec![1, 2])
 }
 
-fn holds(_: &Leaf, carried: &ReceiptProof, row: Option<&[u8]>) -> Result<ProofKey, String> {
+fn holds(leaf: &Leaf, carried: &ReceiptProof, asked: Option<Asked<'_>>) -> Result<ProofKey, String> {
     assert_eq!(carried.key, KEY);
-    assert_eq!(row, Some(specimen::inputs().row(specimen::ROW)));
+    let (index, inputs) = (specimen::ROW, specimen::inputs());
+    let row = Asked::Row { index, bytes: inputs.row(index) };
+    assert_eq!(asked, Some(if leaf.sealed { Asked::Sealed } else { row }));
     Ok(ProofKey { development: true })
 }
 
@@ -93,8 +95,8 @@ fn what_is_missing_is_named() {
     assert_unchecked(&full(&unlogged), Check::Verdict, "--wait durable");
 
     let without = |given: Given<'_>| {
-        let mut form = |_: &Leaf, _: &ReceiptProof, row: Option<&[u8]>| {
-            assert_eq!(row, None);
+        let mut form = |_: &Leaf, _: &ReceiptProof, asked: Option<Asked<'_>>| {
+            assert_eq!(asked, None);
             Ok(ProofKey { development: true })
         };
         check(&file(), &given, None, Some(&mut form))
@@ -114,7 +116,8 @@ fn what_is_missing_is_named() {
 fn what_can_be_checked_without_the_model_is() {
     let shelf = specimen::Shelf::new();
     let given = Given { model: None, ..shelf.given() };
-    let mut malformed = |_: &Leaf, _: &ReceiptProof, _: Option<&[u8]>| Err("point A is the identity".into());
+    let mut malformed =
+        |_: &Leaf, _: &ReceiptProof, _: Option<Asked<'_>>| Err("point A is the identity".into());
     let report = check(&file(), &given, None, Some(&mut malformed));
     assert_failed(&report, Check::Proof, "point A");
 }
@@ -135,14 +138,14 @@ fn the_production_policy_refuses_a_development_key() {
     let given = Given { policy: Policy::PRODUCTION, ..shelf.given() };
     assert_failed(&report(&file(), &given), Check::Proof, "development key");
     let given = Given { input: None, ..given };
-    let mut form = |_: &Leaf, _: &ReceiptProof, _: Option<&[u8]>| Ok(ProofKey { development: true });
+    let mut form = |_: &Leaf, _: &ReceiptProof, _: Option<Asked<'_>>| Ok(ProofKey { development: true });
     assert_failed(&check(&file(), &given, None, Some(&mut form)), Check::Proof, "development key");
 }
 
 #[test]
 fn a_key_of_a_ceremony_must_be_given_and_one_of_development_be_named_by_the_log() {
     let shelf = specimen::Shelf::new();
-    let mut ceremony = |_: &Leaf, _: &ReceiptProof, _: Option<&[u8]>| Ok(ProofKey { development: false });
+    let mut ceremony = |_: &Leaf, _: &ReceiptProof, _: Option<Asked<'_>>| Ok(ProofKey { development: false });
     let mut with = |key| {
         let given = Given { policy: Policy::PRODUCTION, key, ..shelf.given() };
         check(&file(), &given, Some(&mut specimen::rerun), Some(&mut ceremony))
@@ -220,4 +223,51 @@ fn events_that_are_not_in_the_trusted_log_fail() {
     assert_failed(&full(&other), Check::Verdict, "the verdict's place in the log");
     let untrusting = report(&other, &Given { trust: None, ..specimen::Shelf::new().given() });
     assert_unchecked(&untrusting, Check::Verdict, "--connect-keys");
+}
+
+/// A receipt whose leaf carries a commitment, which this crate leaves others to open.
+fn sealed() -> (Leaf, ReceiptFile) {
+    let leaf = Leaf { sealed: true, input: Digest([8; 32]), ..leaf() };
+    (leaf, specimen::proven(&leaf, [7; PROOF_LEN], KEY.to_vec(), vec![1, 2]))
+}
+
+#[test]
+fn a_proof_makes_up_for_what_a_sealed_input_keeps_from_being_checked() {
+    let (_, file) = sealed();
+    let shelf = specimen::Shelf::new();
+    for input in [Some(&shelf.input), None] {
+        let report = report(&file, &Given { input, ..shelf.given() });
+        assert_eq!(report.verdict(), Verdict::Held, "\n{report}");
+        assert_unchecked(&report, Check::Input, "--salts");
+        assert_unchecked(&report, Check::ReExecution, "--salts");
+        let Outcome::Held(text) = report.outcome(Check::Proof) else { panic!("\n{report}") };
+        assert!(text.contains("the sealed input"), "{text}");
+    }
+    // Without the proof, or without the model, nothing makes up for them.
+    let bare = ReceiptFile { proof: None, ..file.clone() };
+    assert_eq!(full(&bare).verdict(), Verdict::Incomplete);
+    let mut form = |_: &Leaf, _: &ReceiptProof, asked: Option<Asked<'_>>| {
+        assert_eq!(asked, None);
+        Ok(ProofKey { development: true })
+    };
+    for model in [None, Some(haca_wire::ModelId([0; 32]))] {
+        let report = check(&file, &Given { model, ..shelf.given() }, None, Some(&mut form));
+        assert_ne!(report.verdict(), Verdict::Held, "\n{report}");
+        assert_unchecked(&report, Check::Proof, "--model");
+    }
+}
+
+#[test]
+fn a_sealed_input_that_opens_is_held_against_output_and_model() {
+    let (_, file) = sealed();
+    let shelf = specimen::Shelf::new();
+    let opened = |row| report(&file, &Given { opened: Some(row), ..shelf.given() });
+    let held = opened(Ok(specimen::ROW));
+    for check in [Check::Input, Check::Output, Check::ReExecution] {
+        assert!(matches!(held.outcome(check), Outcome::Held(_)), "\n{held}");
+    }
+    assert_failed(&opened(Err("no row has it")), Check::Input, "no row has it");
+    let other = opened(Ok(0));
+    assert!(matches!(other.outcome(Check::Output), Outcome::Failed(_)), "\n{other}");
+    assert!(matches!(other.outcome(Check::ReExecution), Outcome::Failed(_)), "\n{other}");
 }

@@ -8,7 +8,8 @@
 //! | 32..64 | circuit | digest of the constraint system |
 //! | 64..96 | powers | digest of the finished transcript of phase 1 |
 //! | 96..128 | initial key | SHA-256 of its bytes below |
-//! | 128..132 | circuit version | `u32` |
+//! | 128..131 | circuit version | 24 bits |
+//! | 131 | statement | 0 open, 1 sealed |
 //! | 132..148 | public inputs with the constant one, private variables, variables on left sides, on right sides | four `u32` |
 //!
 //! After the transcript come, compressed, the initial key (α, β in G1, β in G2, a point for each public input; h, l, a, b
@@ -31,7 +32,7 @@ use super::ratio::{parallel, same_ratio};
 use super::secret::Secret;
 use super::transcript::Transcript;
 use super::{CeremonyError, Watch};
-use crate::zk::circuit::CIRCUIT_VERSION;
+use crate::zk::circuit::{CIRCUIT_VERSION, StatementKind};
 use crate::zk::curve::{Curve, G1, G2};
 use crate::zk::key::{Origin, Setup, VerifyingKey};
 use crate::zk::proving::{self, ProvingKey};
@@ -65,6 +66,7 @@ pub(super) struct Subject {
     powers: Digest,
     pub(super) initial: Digest,
     circuit_version: u32,
+    statement: StatementKind,
     public: usize,
     private: usize,
     left: usize,
@@ -89,6 +91,7 @@ impl Phase2 {
     pub fn new(
         system: &ConstraintSystem,
         model: [u8; 32],
+        statement: StatementKind,
         powers: &Powers,
         watch: &impl Watch,
     ) -> Result<Phase2, CeremonyError> {
@@ -103,6 +106,7 @@ impl Phase2 {
             powers: powers.digest(),
             initial: lists::digest(&write_initial(&initial)),
             circuit_version: CIRCUIT_VERSION,
+            statement,
             public: system.public(),
             private: system.variables() - system.public(),
             left: initial.lists.a.len(),
@@ -154,6 +158,7 @@ impl Phase2 {
         &self,
         system: &ConstraintSystem,
         model: [u8; 32],
+        statement: StatementKind,
         powers: &Powers,
         watch: &impl Watch,
     ) -> Result<(), CeremonyError> {
@@ -161,6 +166,7 @@ impl Phase2 {
         for (same, what) in [
             (subject.model == model, "model"),
             (subject.circuit_version == CIRCUIT_VERSION, "version of circuits"),
+            (subject.statement == statement, "kind of statement"),
             (subject.circuit == system.digest(), "circuit"),
             (subject.powers == powers.digest(), "phase 1"),
         ] {
@@ -168,7 +174,7 @@ impl Phase2 {
                 return Err(CeremonyError::Other(what));
             }
         }
-        let new = Phase2::new(system, model, powers, watch)?;
+        let new = Phase2::new(system, model, statement, powers, watch)?;
         if new.subject == self.subject && new.initial == self.initial {
             Ok(())
         } else {
@@ -229,6 +235,7 @@ impl Phase2 {
             setup: Setup::Ceremony { transcript },
             model: subject.model,
             circuit_version: subject.circuit_version,
+            statement: subject.statement,
             circuit: subject.circuit,
         };
         let verifying = groth16::VerifyingKey {
@@ -260,6 +267,11 @@ impl Phase2 {
         self.subject.model
     }
 
+    /// The kind of statement that it is for.
+    pub fn statement(&self) -> StatementKind {
+        self.subject.statement
+    }
+
     /// Digest of the finished transcript of phase 1.
     pub fn powers(&self) -> Digest {
         self.subject.powers
@@ -269,7 +281,8 @@ impl Phase2 {
 impl Subject {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = [self.model, self.circuit, self.powers.0, self.initial.0].concat();
-        bytes.extend_from_slice(&self.circuit_version.to_le_bytes());
+        let [low, middle, high, _] = self.circuit_version.to_le_bytes();
+        bytes.extend_from_slice(&[low, middle, high, self.statement.number()]);
         for count in [self.public, self.private, self.left, self.right] {
             bytes.extend_from_slice(&(count as u32).to_le_bytes());
         }
@@ -281,7 +294,10 @@ impl Subject {
         let [model, circuit, powers, initial] = *digests.as_chunks::<32>().0 else { return None };
         let numbers: Vec<u32> =
             numbers.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
-        let [circuit_version, public, private, left, right] = *numbers else { return None };
+        let [version, public, private, left, right] = *numbers else { return None };
+        let [low, middle, high, statement] = version.to_le_bytes();
+        let circuit_version = u32::from_le_bytes([low, middle, high, 0]);
+        let statement = StatementKind::from_number(statement)?;
         let [public, private, left, right] = [public, private, left, right].map(|count| count as usize);
         let variables = public + private;
         // The constant one is public; every variable occurs, but not on every side.
@@ -294,6 +310,7 @@ impl Subject {
             powers,
             initial,
             circuit_version,
+            statement,
             public,
             private,
             left,

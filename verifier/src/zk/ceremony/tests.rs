@@ -15,7 +15,7 @@ use crate::zk::cache::KeyCache;
 use crate::zk::curve::G1;
 use crate::zk::reference::chain;
 use crate::zk::tests::on_cases;
-use crate::zk::{Claim, ConstraintSystem, KeyError, Prover, Setup, VerifyingKey, setup};
+use crate::zk::{Claim, ConstraintSystem, KeyError, Prover, Setup, StatementKind, VerifyingKey, setup};
 
 const MODEL: [u8; 32] = [7; 32];
 
@@ -52,7 +52,7 @@ struct Fixture {
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
     let (system, assignment) = chain(20, 2, 3);
     let powers = three(Ceremony::Powers(Box::new(Powers::new(6).unwrap())));
-    let new = Phase2::new(&system, MODEL, &self::powers(&powers[4]), &()).unwrap();
+    let new = Phase2::new(&system, MODEL, StatementKind::Open, &self::powers(&powers[4]), &()).unwrap();
     let phase2 = three(Ceremony::Phase2(Box::new(new)));
     Fixture { system: Arc::new(system), assignment, powers, phase2 }
 });
@@ -74,7 +74,7 @@ fn three_contributors_and_beacons_end_in_a_key_that_proves() {
     let Fixture { system, assignment, powers, phase2 } = &*FIXTURE;
     let powers = self::powers(&powers[4]);
     let finished = Phase2::read(&phase2[4], &()).unwrap();
-    finished.check_initial(system, MODEL, &powers, &()).unwrap();
+    finished.check_initial(system, MODEL, StatementKind::Open, &powers, &()).unwrap();
     assert_eq!((finished.records().len(), finished.records()[3].beacon.as_ref()), (4, Some(&beacon())));
 
     let key = finished.key().unwrap();
@@ -95,7 +95,7 @@ fn three_contributors_and_beacons_end_in_a_key_that_proves() {
     let folder = tempfile::tempdir().unwrap();
     let cache = KeyCache::new(folder.path());
     cache.keep(&key).unwrap();
-    let development = setup::development(system, MODEL, &mut OsRng).unwrap();
+    let development = setup::development(system, MODEL, StatementKind::Open, &mut OsRng).unwrap();
     assert!(cache.keep(&development).is_err());
     assert_eq!(development.verifying_key().check_policy(Policy::PRODUCTION), Err(KeyError::Development));
 }
@@ -111,10 +111,11 @@ fn the_initial_key_is_what_one_party_with_the_secrets_would_have_made() {
     let key = setup::with_secrets(
         &system,
         MODEL,
+        StatementKind::Open,
         [tau * more_tau, alpha * more_alpha, beta * more_beta, Scalar::ONE],
     )
     .unwrap();
-    let phase2 = Phase2::new(&system, MODEL, &powers, &()).unwrap();
+    let phase2 = Phase2::new(&system, MODEL, StatementKind::Open, &powers, &()).unwrap();
     let lists = &phase2.initial.lists;
     assert_eq!((key.h(), key.l(), key.a()), (&*lists.h, &*lists.l, &*lists.a));
     assert_eq!((key.b_g1(), key.b_g2()), (&*lists.b_g1, &*lists.b_g2));
@@ -247,20 +248,23 @@ fn a_ceremony_that_began_with_other_points_is_refused() {
     let Fixture { system, powers, phase2, .. } = &*FIXTURE;
     let (powers, finished) = (self::powers(&powers[4]), Phase2::read(&phase2[4], &()).unwrap());
     let check = |system: &ConstraintSystem, model, powers| {
-        finished.check_initial(system, model, powers, &()).unwrap_err()
+        finished.check_initial(system, model, StatementKind::Open, powers, &()).unwrap_err()
     };
     assert_eq!(check(system, [8; 32], &powers), CeremonyError::Other("model"));
     assert_eq!(check(&chain(21, 2, 3).0, MODEL, &powers), CeremonyError::Other("circuit"));
     let other = self::powers(three(Ceremony::Powers(Box::new(Powers::new(5).unwrap()))).last().unwrap());
     assert_eq!(check(system, MODEL, &other), CeremonyError::Other("phase 1"));
     // Somebody began with a point of theirs, and honest people contributed.
-    let mut forged = Phase2::new(system, MODEL, &powers, &()).unwrap();
+    let mut forged = Phase2::new(system, MODEL, StatementKind::Open, &powers, &()).unwrap();
     forged.initial.verifying.ic[1] = (forged.initial.verifying.ic[1] * Scalar::from(5)).to_affine();
     forged.subject.initial = lists::digest(&phase2::write_initial(&forged.initial));
     forged.transcript = transcript::Transcript::new(phase2::PHASE, 5, &forged.subject.to_bytes(), ["δ"]);
     let forged = three(Ceremony::Phase2(Box::new(forged)));
     let forged = Phase2::read(&forged[4], &()).unwrap();
-    assert_eq!(forged.check_initial(system, MODEL, &powers, &()), Err(CeremonyError::Initial));
+    assert_eq!(
+        forged.check_initial(system, MODEL, StatementKind::Open, &powers, &()),
+        Err(CeremonyError::Initial)
+    );
 }
 
 #[test]
@@ -274,12 +278,12 @@ fn stages_follow_each_other() {
         assert_eq!(finished.finish(beacon(), &()), Err(CeremonyError::Finished));
     }
     let unfinished = self::powers(&powers[3]);
-    let made = Phase2::new(system, MODEL, &unfinished, &());
+    let made = Phase2::new(system, MODEL, StatementKind::Open, &unfinished, &());
     assert_eq!(made.unwrap_err(), CeremonyError::Unfinished);
     assert_eq!(Phase2::read(&phase2[3], &()).unwrap().key().unwrap_err(), CeremonyError::Unfinished);
     let large = chain(70, 2, 3).0;
     assert_eq!(
-        Phase2::new(&large, MODEL, &self::powers(&powers[4]), &()).unwrap_err(),
+        Phase2::new(&large, MODEL, StatementKind::Open, &self::powers(&powers[4]), &()).unwrap_err(),
         CeremonyError::TooFewPowers { needed: 7, found: 6 }
     );
     assert_eq!(Phase2::read(&powers[4], &()).unwrap_err(), CeremonyError::Phase { found: 1, expected: 2 });
@@ -356,7 +360,7 @@ fn cut_or_flipped_files_are_refused() {
             Ok(Ceremony::Phase2(read)) => {
                 prop_assert!(stage == 0 && (12..12 + 148).contains(&at));
                 let powers = self::powers(&powers[4]);
-                prop_assert!(read.check_initial(system, MODEL, &powers, &()).is_err());
+                prop_assert!(read.check_initial(system, MODEL, StatementKind::Open, &powers, &()).is_err());
             }
             Ok(other) => prop_assert!(false, "{:?}", other.digest()),
         }

@@ -192,6 +192,11 @@ impl Builder {
             || self.constraints.as_ref().is_some_and(|constraints| constraints.terms() > MAX_TERMS)
     }
 
+    /// Public inputs so far, with the constant one.
+    pub(super) fn publics(&self) -> usize {
+        self.public.len()
+    }
+
     fn combination(&self, variable: Variable) -> Combination {
         if self.constraints.is_some() { Combination::of(variable) } else { Combination::default() }
     }
@@ -227,6 +232,17 @@ impl Builder {
         };
         self.private.push(value);
         self.combination(Variable::Private(self.private.len() as u32 - 1))
+    }
+
+    /// A private variable that may have any value of the field, and its value, which may be a lie.
+    pub(super) fn any_element(&mut self, value: Scalar) -> (Combination, Scalar) {
+        let combination = self.field_variable(value);
+        (combination, self.private.last().copied().unwrap_or(value))
+    }
+
+    /// Whether linear combinations are kept.
+    pub(super) fn is_writing(&self) -> bool {
+        self.constraints.is_some()
     }
 
     /// Notes that the variable made last is free if `free`.
@@ -300,10 +316,9 @@ impl Builder {
         let mut product = first.combination.clone();
         let mut value = scalar(first.value);
         for number in middle {
-            let next = self.field_variable(value * scalar(number.value));
-            value = self.private.last().copied().unwrap_or(value);
+            let (next, said) = self.any_element(value * scalar(number.value));
             self.enforce(&product, &number.combination, &next);
-            product = next;
+            (product, value) = (next, said);
         }
         self.enforce(&product, &last.combination, &Combination::default());
     }

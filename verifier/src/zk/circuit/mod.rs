@@ -4,11 +4,13 @@ mod activation;
 mod attention;
 mod builder;
 mod curve;
+mod float;
 mod inverse;
 mod largest;
 mod layers;
 #[cfg(test)]
 mod mutation;
+mod poseidon;
 mod range;
 mod recurrent;
 mod statement;
@@ -22,11 +24,13 @@ use std::sync::Arc;
 use blstrs::Scalar;
 use haca_kernels::Model;
 use haca_kernels::view::{Node, Operation};
+use haca_wire::Salt;
 use thiserror::Error;
 
 use self::builder::{Builder, Number};
+use self::statement::Sealed;
 use super::r1cs::ConstraintSystem;
-pub use statement::{Binding, Statement, StatementError};
+pub use statement::{Binding, Statement, StatementError, StatementKind};
 
 /// Version of the circuits that this code makes: another one makes other keys.
 pub const CIRCUIT_VERSION: u32 = 2;
@@ -65,6 +69,7 @@ pub struct Cost {
 #[derive(Debug, Clone)]
 pub struct Circuit {
     model: Arc<Model>,
+    statement: StatementKind,
     system: Arc<ConstraintSystem>,
     costs: Vec<Cost>,
 }
@@ -79,30 +84,38 @@ pub struct Witness {
 }
 
 impl Circuit {
-    /// Writes the circuit of a model.
+    /// Writes the circuit of a model for statements of one kind.
     ///
     /// # Errors
     /// [`Unsupported`] if the circuit is too large.
-    pub fn new(model: Arc<Model>) -> Result<Circuit, Unsupported> {
+    pub fn new(model: Arc<Model>, statement: StatementKind) -> Result<Circuit, Unsupported> {
         let mut builder = Builder::constraints();
         let mut costs = Vec::new();
-        let zeros: Vec<i64> = {
-            let (low, high) = model.tensor(model.input_index()).bounds();
-            vec![0i64.clamp(low, high); model.input_len()]
+        let (low, high) = model.tensor(model.input_index()).bounds();
+        let (integers, row) =
+            (vec![0i64.clamp(low, high); model.input_len()], vec![0; 4 * model.input_len()]);
+        let input = match statement {
+            StatementKind::Open => Input::Open(&integers),
+            StatementKind::Sealed => Input::Sealed(Sealed { row: &row, salt: &Salt([0; Salt::LEN]) }),
         };
-        synthesize(&mut builder, &model, &zeros, Scalar::default(), &mut costs)?;
+        synthesize(&mut builder, &model, input, Scalar::default(), &mut costs)?;
         let system = Arc::new(builder.system());
         costs.push(Cost {
             name: "public inputs".into(),
             operator: "",
             constraints: system.constraints() - costs.iter().map(|cost| cost.constraints).sum::<usize>(),
         });
-        Ok(Circuit { model, system, costs })
+        Ok(Circuit { model, statement, system, costs })
     }
 
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The kind of statement that it proves.
+    pub fn statement(&self) -> StatementKind {
+        self.statement
     }
 
     /// The constraints.
@@ -115,14 +128,50 @@ impl Circuit {
         &self.costs
     }
 
-    /// Computes the model on the integers of an input, as the executors stage them, and the values of all variables.
+    /// How many constraints a circuit of the sealed statement has more than this one of the open statement: they differ in
+    /// their inputs alone.
     ///
     /// # Panics
-    /// If there are not as many integers as the input has elements, or one is beyond its bounds.
+    /// If this is of a sealed statement.
+    pub fn cost_of_sealing(&self) -> usize {
+        assert_eq!(self.statement, StatementKind::Open, "a sealed statement cannot be sealed");
+        let (row, salt) = (vec![0; 4 * self.model.input_len()], Salt([0; Salt::LEN]));
+        let mut builder = Builder::values();
+        let tensor = self.model.tensor(self.model.input_index());
+        statement::bind(&mut builder, Scalar::default());
+        statement::sealed_input(&mut builder, tensor, Sealed { row: &row, salt: &salt });
+        let sealed = builder.len() + builder.publics();
+        let mut builder = Builder::values();
+        statement::bind(&mut builder, Scalar::default());
+        statement::input(&mut builder, tensor, &vec![0; self.model.input_len()]);
+        sealed - (builder.len() + builder.publics())
+    }
+
+    /// Computes the model on the integers of an open statement's input, as the executors stage them, and the values of all
+    /// variables.
+    ///
+    /// # Panics
+    /// If there are not as many integers as the input has elements, or one is beyond its bounds; or if the circuit is of a
+    /// sealed statement.
     pub fn witness(&self, input: &[i64], binding: &Binding) -> Witness {
+        assert_eq!(self.statement, StatementKind::Open, "a sealed statement is of a row and a salt");
         let (low, high) = self.model.tensor(self.model.input_index()).bounds();
         assert_eq!(input.len(), self.model.input_len(), "an integer for each element");
         assert!(input.iter().all(|value| (low..=high).contains(value)), "integers within the input's bounds");
+        self.solve(Input::Open(input), binding)
+    }
+
+    /// The same of a sealed statement, on a row (little-endian float32) and the salt of its commitment.
+    ///
+    /// # Panics
+    /// If the row has not as many elements as the input, or the circuit is of an open statement.
+    pub fn sealed_witness(&self, row: &[u8], salt: &Salt, binding: &Binding) -> Witness {
+        assert_eq!(self.statement, StatementKind::Sealed, "an open statement is of integers");
+        assert_eq!(row.len(), 4 * self.model.input_len(), "a float32 for each element");
+        self.solve(Input::Sealed(Sealed { row, salt }), binding)
+    }
+
+    fn solve(&self, input: Input<'_>, binding: &Binding) -> Witness {
         let mut builder = Builder::values();
         let output = synthesize(&mut builder, &self.model, input, binding.scalar(), &mut Vec::new())
             .expect("the circuit was written before");
@@ -130,17 +179,28 @@ impl Circuit {
     }
 }
 
+/// What a statement's circuit begins with.
+#[derive(Clone, Copy)]
+enum Input<'a> {
+    Open(&'a [i64]),
+    Sealed(Sealed<'a>),
+}
+
 /// Runs all gadgets. Returns the output's integers.
 fn synthesize(
     builder: &mut Builder,
     model: &Model,
-    input: &[i64],
+    input: Input<'_>,
     binding: Scalar,
     costs: &mut Vec<Cost>,
 ) -> Result<Vec<i64>, Unsupported> {
     let mut tensors: Vec<Vec<Number>> = vec![Vec::new(); model.tensors()];
     statement::bind(builder, binding);
-    tensors[model.input_index()] = statement::input(builder, model.tensor(model.input_index()), input);
+    let tensor = model.tensor(model.input_index());
+    tensors[model.input_index()] = match input {
+        Input::Open(integers) => statement::input(builder, tensor, integers),
+        Input::Sealed(sealed) => statement::sealed_input(builder, tensor, sealed),
+    };
     costs.push(Cost { name: "binding and input".into(), operator: "", constraints: builder.len() });
     for node in model.nodes() {
         let before = builder.len();

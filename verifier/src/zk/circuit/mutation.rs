@@ -6,6 +6,7 @@
 //! accepts another result, the constraint was needed. If no argument lets the forger succeed, the constraint is reported;
 //! the tests list those expected. That the whole system rejects every forgery is checked too, for all variables.
 
+mod floats;
 mod gadgets;
 
 use ff::Field;
@@ -215,7 +216,10 @@ impl<'a> Fixed<'a> {
                 && inverse != changed
                 && self.decisions.contains(&inverse)
             {
-                values[inverse] = (evaluate(a, values) * coefficient).invert().unwrap_or(Scalar::ZERO);
+                // What is no flag or product is what the other side must come to.
+                let wanted = if c.len() > 1 { evaluate(c, values) } else { Scalar::ONE };
+                let inverted = (evaluate(a, values) * coefficient).invert();
+                values[inverse] = inverted.unwrap_or(Scalar::ZERO) * wanted;
             }
             let &[(variable, coefficient)] = &c[..] else { continue };
             let is_argument = (1 + self.results..self.first()).contains(&variable);

@@ -1,5 +1,7 @@
 //! Circuits against executors: the golden models, random gadgets, tampering.
 
+mod sealed;
+
 use std::path::{Path, PathBuf};
 
 use ff::Field;
@@ -12,6 +14,7 @@ use proptest::prelude::*;
 use rand_core::OsRng;
 use sha2::{Digest as _, Sha256};
 
+use super::builder::Lie;
 use super::mutation::holds;
 use super::*;
 use crate::zk::cache::{CacheError, KeyCache};
@@ -36,9 +39,12 @@ fn golden(operator: &str) -> impl Iterator<Item = (Arc<Model>, Vec<Vec<u8>>)> {
     })
 }
 
+fn leaf() -> Leaf {
+    Leaf::decode(&[&[1, 0, 2][..], &[0; Leaf::LEN - 3]].concat()).unwrap()
+}
+
 fn binding() -> Binding {
-    let leaf = Leaf::decode(&[&[1, 0, 2][..], &[0; Leaf::LEN - 3]].concat()).unwrap();
-    Binding::new(&leaf, &haca_wire::Digest([3; 32]))
+    Binding::new(&leaf(), &haca_wire::Digest([3; 32]))
 }
 
 fn agrees(operator: &str, models: usize) {
@@ -51,7 +57,7 @@ fn agrees(operator: &str, models: usize) {
 }
 
 fn gives_the_executors_integers(model: &Arc<Model>, rows: &[Vec<u8>]) {
-    let circuit = Circuit::new(Arc::clone(model)).unwrap();
+    let circuit = Circuit::new(Arc::clone(model), StatementKind::Open).unwrap();
     let mut executor = Executor::new(Arc::clone(model), 1);
     for row in rows {
         executor.stage(0, Dtype::F32, row).unwrap();
@@ -117,10 +123,11 @@ fn every_changed_variable_breaks_a_constraint_or_matters_to_none() {
         let mut executor = Executor::new(Arc::clone(&model), 1);
         executor.stage(0, Dtype::F32, &kind.row(&mut choices, model.input_len())).unwrap();
         let mut builder = Builder::values();
-        synthesize(&mut builder, &model, &executor.staged(0), binding().scalar(), &mut Vec::new()).unwrap();
+        let staged = executor.staged(0);
+        synthesize(&mut builder, &model, Input::Open(&staged), binding().scalar(), &mut Vec::new()).unwrap();
         let free = builder.free.clone();
         let mut assignment = builder.assignment();
-        let circuit = Circuit::new(model).unwrap();
+        let circuit = Circuit::new(model, StatementKind::Open).unwrap();
         let system = circuit.system();
         let rows: Vec<Sides> = constraints(system).collect();
         let mut of_variable = vec![Vec::new(); assignment.len()];
@@ -250,8 +257,8 @@ proptest! {
 #[test]
 fn a_statement_is_proven_and_holds_for_its_receipt_alone() {
     let (model, rows) = golden("dense").next().unwrap();
-    let circuit = Circuit::new(Arc::clone(&model)).unwrap();
-    let key = setup::development(circuit.system(), model.id(), &mut OsRng).unwrap();
+    let circuit = Circuit::new(Arc::clone(&model), StatementKind::Open).unwrap();
+    let key = setup::development(circuit.system(), model.id(), StatementKind::Open, &mut OsRng).unwrap();
     let prover = Prover::new(Arc::clone(circuit.system()), key).unwrap();
     let key = prover.verifying_key();
 
@@ -260,7 +267,7 @@ fn a_statement_is_proven_and_holds_for_its_receipt_alone() {
     executor.execute(1);
     let mut floats = vec![0; 4 * model.output_len()];
     executor.write_output(0, Dtype::F32, &mut floats);
-    let mut leaf = Leaf::decode(&[&[1, 0, 2][..], &[0; Leaf::LEN - 3]].concat()).unwrap();
+    let mut leaf = leaf();
     leaf.model.0 = model.id();
     leaf.input = haca_wire::tensor::hash(haca_wire::Dtype::F32, model.input_shape(), &rows[0]);
     leaf.output = haca_wire::tensor::hash(haca_wire::Dtype::F32, model.output_shape(), &floats);
@@ -294,7 +301,7 @@ fn a_statement_is_proven_and_holds_for_its_receipt_alone() {
 fn a_key_is_made_once_and_a_damaged_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let cache = KeyCache::new(folder.path().join("keys"));
-    let mut circuits = golden("dense").map(|(model, _)| Circuit::new(model).unwrap());
+    let mut circuits = golden("dense").map(|(model, _)| Circuit::new(model, StatementKind::Open).unwrap());
     let (circuit, other) = (circuits.next().unwrap(), circuits.next().unwrap());
     assert!(cache.load(&circuit).unwrap().is_none());
     let made = cache.load_or_make(&circuit).unwrap();
@@ -332,7 +339,7 @@ fn a_mapped_key_proves_and_outlives_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let cache = KeyCache::new(folder.path());
     let (model, rows) = golden("dense").next().unwrap();
-    let circuit = Circuit::new(Arc::clone(&model)).unwrap();
+    let circuit = Circuit::new(Arc::clone(&model), StatementKind::Open).unwrap();
     let path = cache.keep(cache.load_or_make(&circuit).as_ref().unwrap()).unwrap();
     let mapped = cache.load(&circuit).unwrap().unwrap();
     std::fs::remove_file(path).unwrap();

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use haca_verifier::zk::Circuit;
 use haca_verifier::zk::ceremony::{Ceremony, Powers, Watch};
+use haca_verifier::zk::{Circuit, StatementKind};
 use haca_wire::ModelId;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -81,10 +81,10 @@ fn read_powers(path: &Path) -> anyhow::Result<Powers> {
     Powers::read(&read::bytes(path)?, &Bar::new()).with_context(|| path.display().to_string())
 }
 
-/// The circuit of a compiled model.
-fn read_circuit(path: &Path) -> anyhow::Result<Circuit> {
+/// The circuit of a compiled model for statements of this kind.
+fn read_circuit(path: &Path, statement: StatementKind) -> anyhow::Result<Circuit> {
     let model = read::model(path)?;
-    Circuit::new(Arc::clone(&model)).with_context(|| format!("{} has no circuit", path.display()))
+    Circuit::new(Arc::clone(&model), statement).with_context(|| format!("{} has no circuit", path.display()))
 }
 
 /// Refuses a name that is taken, before anything long is begun: every stage of a ceremony is worth keeping.
@@ -140,6 +140,7 @@ fn as_text(ceremony: &Ceremony) -> String {
         Ceremony::Phase2(phase2) => {
             facts.add_row(["phase", "2, the key of a model"]);
             facts.add_row(["model", &ModelId(phase2.model()).to_string()]);
+            facts.add_row(["statement", phase2.statement().as_str()]);
             facts.add_row(["phase 1", &phase2.powers().to_string()]);
         }
     }
@@ -179,6 +180,7 @@ fn as_json(ceremony: &Ceremony) -> serde_json::Value {
         Ceremony::Phase2(phase2) => {
             value["phase"] = 2.into();
             value["model"] = ModelId(phase2.model()).to_string().into();
+            value["statement"] = phase2.statement().as_str().into();
             value["phase_1"] = phase2.powers().to_string().into();
         }
     }

@@ -100,8 +100,9 @@ impl Args {
 }
 
 fn check_model(phase2: &Phase2, model: &std::path::Path, powers: &std::path::Path) -> anyhow::Result<()> {
-    let circuit = read_circuit(model)?;
+    let circuit = read_circuit(model, phase2.statement())?;
     let powers = read_powers(powers)?;
-    phase2.check_initial(circuit.system(), circuit.model().id(), &powers, &Bar::new())?;
+    let (system, model) = (circuit.system(), circuit.model().id());
+    phase2.check_initial(system, model, circuit.statement(), &powers, &Bar::new())?;
     Ok(())
 }
