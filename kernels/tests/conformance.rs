@@ -128,9 +128,9 @@ fn table(version: &str, cases: &[(Case<'_>, Outcome)], rest: &[Case<'_>]) -> Str
          \x20   HACA_PYTHON=…/python HACA_REGENERATE=1 cargo test -p haca-kernels --test conformance\n\n\
          where that Python has the package `onnx`; this file is what that wrote. Each test of an operator of SPEC.md is \
          adapted to a model with one float32 input whose first dimension is the batch, as `conformance/node_tests.py` \
-         says: other inputs become initialisers, a batch dimension is put in front where the operator has none, and \
-         ONNX's reference evaluator confirms that the adapted model gives what the test expects. It is calibrated on \
-         the rows of the test and 64 changed copies, and compiled with default options. It passes if all executors \
+         says: other inputs become initialisers, a batch dimension is put in front where the operator has none, \
+         LayerNormalization loses the outputs that serve training, and ONNX's reference evaluator confirms that the \
+         adapted model gives what the test expects. It is calibrated on the rows of the test and 64 changed copies, and compiled with default options. It passes if all executors \
          agree and no answer is further from the expected one than {TOLERANCE} of the range of the expected output \
          and zero. Refused: the compiler said no, with the reason below. Not adapted: the test has no form that could \
          be asked of a served model. A second form, `joined`, takes all inputs of the operator as computed \
