@@ -77,10 +77,15 @@ impl Builder {
         bits
     }
 
-    /// One if `number >= bound`, else zero. As many constraints as the distance has bits, with its sign.
+    /// One if `number >= bound`, else zero, of a number that is proven to be within its bounds. As many constraints as the
+    /// distance has bits, with its sign; none if the number is one of two.
     pub(super) fn at_least(&mut self, number: &Number, bound: i128) -> Number {
         if number.low >= bound || number.high < bound {
             return Number::constant((number.low >= bound).into());
+        }
+        if number.high - number.low == 1 {
+            // One of two integers, as constraints before this prove.
+            return number.plus_constant(-number.low);
         }
         let (below, above) = (bound - number.low, number.high - bound);
         let width = width((below - 1).max(above));
