@@ -133,6 +133,9 @@ pub(super) struct Builder {
     /// Private variables whose value does not matter in this assignment: the inverse of zero, the sign of zero.
     #[cfg(test)]
     pub(super) free: Vec<usize>,
+    /// Constraints of gates of recurrent layers, which have tests of their own.
+    #[cfg(test)]
+    pub(super) gates: Vec<std::ops::Range<usize>>,
     /// What is said of private variables instead of what is true. All that follows from them is computed from the lies.
     #[cfg(test)]
     pub(super) lies: Vec<(usize, Lie)>,
@@ -176,6 +179,8 @@ impl Builder {
             count: 0,
             #[cfg(test)]
             free: Vec::new(),
+            #[cfg(test)]
+            gates: Vec::new(),
             #[cfg(test)]
             lies: Vec::new(),
         }
@@ -253,6 +258,14 @@ impl Builder {
         }
         #[cfg(not(test))]
         let _ = free;
+    }
+
+    /// Notes that the constraints from the `first` on are a gate's.
+    pub(super) fn note_gate(&mut self, first: usize) {
+        #[cfg(test)]
+        self.gates.push(first..self.count);
+        #[cfg(not(test))]
+        let _ = first;
     }
 
     /// A public input.

@@ -2,16 +2,21 @@
 //!
 //! Each gadget is a small system whose arguments are fixed and whose results are public. A forger lies about a variable
 //! of the dropped constraint, about any variable, or about one of each, and computes all that follows from the lies as an
-//! honest prover would; or changes or solves for a variable of the constraint and recomputes products alone. If the mutated system
-//! accepts another result, the constraint was needed. If no argument lets the forger succeed, the constraint is reported;
-//! the tests list those expected. That the whole system rejects every forgery is checked too, for all variables.
+//! honest prover would; or changes or solves for a variable, be it by a fraction, and computes in the field what rows
+//! define. If the mutated system accepts another result, the constraint was needed. If no argument lets the forger
+//! succeed, the constraint is reported; the tests list those expected. That the whole system rejects every forgery is
+//! checked too, for all variables.
 
 mod floats;
 mod gadgets;
+mod recurrent;
+mod repair;
+mod trees;
 
 use ff::Field;
 use rayon::prelude::*;
 
+use self::repair::{Definition, repair};
 use super::builder::{Builder, Lie, Number};
 use super::*;
 use crate::zk::reference::{Sides, constraints};
@@ -29,6 +34,9 @@ struct Fixed<'a> {
     results: usize,
     bits: Vec<usize>,
     decisions: Vec<usize>,
+    gates: Vec<std::ops::Range<usize>>,
+    /// Of each row.
+    definitions: Vec<Definition>,
 }
 
 fn evaluate(side: &[(usize, Scalar)], values: &[Scalar]) -> Scalar {
@@ -50,8 +58,11 @@ impl<'a> Fixed<'a> {
             results: 0,
             bits: Vec::new(),
             decisions: Vec::new(),
+            gates: Vec::new(),
+            definitions: Vec::new(),
         };
         let (written, results) = fixed.build(Builder::constraints());
+        fixed.gates = written.gates.clone();
         fixed.rows = constraints(&written.system()).collect();
         fixed.honest = fixed.build(Builder::values()).0.assignment();
         fixed.results = results;
@@ -112,6 +123,7 @@ impl<'a> Fixed<'a> {
         self.lies_about(&near, dropped)
             || near.iter().any(|&variable| self.changes(variable, dropped) || self.solves(variable, dropped))
             || self.changes_of_results(dropped)
+            || self.decisions.iter().any(|&variable| self.changes(variable, dropped))
             || self.lies_far_from(&near, &self.decisions, dropped)
             || !self.is_of_a_bit(dropped) && self.lies_far_from(&[], &self.bits, dropped)
     }
@@ -127,14 +139,15 @@ impl<'a> Fixed<'a> {
         near.iter().any(|&variable| lies.iter().any(|&lie| self.believes(&[(variable, lie)], dropped)))
     }
 
-    /// A variable of the constraint changed, and all products recomputed.
+    /// A variable changed, be it by a fraction, and all that rows define recomputed.
     fn changes(&self, variable: usize, dropped: usize) -> bool {
-        let one = Scalar::ONE;
-        let changes = [Scalar::ZERO, one, one.double(), -one, self.honest[variable] + one];
-        changes.into_iter().any(|value| {
+        let (one, honest) = (Scalar::ONE, self.honest[variable]);
+        let values = [Scalar::ZERO, one, one.double(), -one].into_iter();
+        let mut changes = values.chain(repair::changes().into_iter().map(|change| honest + change));
+        changes.any(|value| {
             let mut values = self.honest.clone();
             values[variable] = value;
-            self.repair(&mut values, variable, dropped);
+            repair(self, &mut values, variable, dropped);
             self.accepts(&values, dropped)
         })
     }
@@ -152,8 +165,9 @@ impl<'a> Fixed<'a> {
     fn lies_far_from(&self, near: &[usize], far: &[usize], dropped: usize) -> bool {
         let lies = [Lie::Value(0), Lie::Value(1), Lie::More(1), Lie::More(-1)];
         let close = [Lie::AllBut(0), Lie::Value(0), Lie::Value(1), Lie::Value(-1), Lie::More(1)];
-        // The top bit is what all others leave: lies about them are no lies about it.
-        let near = if near.len() > 3 { &[][..] } else { near };
+        // The top bit is what all others leave: lies about them are no lies about it. Of a sum of products, the last made is
+        // what the row says.
+        let near = if near.len() > 3 { &near[near.len() - 1..] } else { near };
         far.iter().any(|&variable| {
             lies.iter().any(|&lie| {
                 self.believes(&[(variable, lie)], dropped)
@@ -177,7 +191,7 @@ impl<'a> Fixed<'a> {
                     let mut values = self.honest.clone();
                     values[flipped] = Scalar::ONE - values[flipped];
                     self.solve(row, variable, opposite, &mut values) && {
-                        self.repair(&mut values, variable, dropped);
+                        repair(self, &mut values, variable, dropped);
                         self.accepts(&values, dropped)
                     }
                 })
@@ -206,31 +220,6 @@ impl<'a> Fixed<'a> {
         true
     }
 
-    /// Recomputes what rows define as a product, and inverses, but not the changed variable.
-    fn repair(&self, values: &mut [Scalar], changed: usize, dropped: usize) {
-        for (index, [a, b, c]) in self.rows.iter().enumerate() {
-            if index == dropped {
-                continue;
-            }
-            if let &[(inverse, coefficient)] = &b[..]
-                && inverse != changed
-                && self.decisions.contains(&inverse)
-            {
-                // What is no flag or product is what the other side must come to.
-                let wanted = if c.len() > 1 { evaluate(c, values) } else { Scalar::ONE };
-                let inverted = (evaluate(a, values) * coefficient).invert();
-                values[inverse] = inverted.unwrap_or(Scalar::ZERO) * wanted;
-            }
-            let &[(variable, coefficient)] = &c[..] else { continue };
-            let is_argument = (1 + self.results..self.first()).contains(&variable);
-            let defines = !a.iter().chain(b).any(|(other, _)| *other == variable);
-            if variable != 0 && variable != changed && !is_argument && defines {
-                let inverse = coefficient.invert().expect("no coefficient is zero");
-                values[variable] = evaluate(a, values) * evaluate(b, values) * inverse;
-            }
-        }
-    }
-
     /// Whether a constraint says that a number is zero or one.
     fn is_of_a_bit(&self, row: usize) -> bool {
         let [a, b, c] = &self.rows[row];
@@ -248,11 +237,13 @@ impl<'a> Fixed<'a> {
             _ => None,
         };
         let rows = (0..self.rows.len()).filter(|row| self.is_of_a_bit(*row));
-        self.bits = rows.filter_map(|row| alone(&self.rows[row][0])).collect();
+        let alone_on_the_left = rows.filter_map(|row| alone(&self.rows[row][0]));
+        self.bits = alone_on_the_left.filter(|bit| *bit >= self.first()).collect();
         let products: Vec<usize> = self.rows.iter().filter_map(|[_, _, c]| alone(c)).collect();
         let others = self.first()..self.honest.len();
         let is_decision = |other: &usize| !self.bits.contains(other) && !products.contains(other);
         self.decisions = others.filter(is_decision).collect();
+        self.definitions = (0..self.rows.len()).map(|row| Definition::of(self, row)).collect();
     }
 }
 

@@ -176,6 +176,7 @@ impl Builder {
     /// `G` of section 6.1. Its last rounding is `round`.
     fn gate(&mut self, argument: &Argument, round: fn(&mut Builder, &Number, u32) -> Number) -> Number {
         assert_eq!(gate::half_tanh(0), 0, "the sign of zero is free");
+        let first = self.len();
         let Argument { number, shift, limit } = argument;
         let (number, shift) =
             if *shift < 0 { (number.times(1 << -shift), 0) } else { (number.clone(), *shift as u32) };
@@ -186,7 +187,9 @@ impl Builder {
         let within = self.gate_segment(magnitude, round);
         let last = gate::half_tanh(most.min(i16::MAX.into()) as i16);
         let value = self.select(&beyond, &Number::constant(last.into()), &within);
-        self.signed(&sign, &value)
+        let value = self.signed(&sign, &value);
+        self.note_gate(first);
+        value
     }
 
     /// `G` of an argument that is not negative.

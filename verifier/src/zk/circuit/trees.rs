@@ -18,7 +18,17 @@ pub(super) fn trees(builder: &mut Builder, ensemble: &Trees<'_>, keys: &[Number]
     let branches: Vec<Branch> = ensemble.branches().collect();
     let ranks: Vec<Rank> =
         keys.iter().enumerate().map(|(feature, key)| Rank::new(builder, feature, key, &branches)).collect();
-    let walk = Walk { ensemble, branches: &branches, ranks: &ranks };
+    finish(builder, ensemble, &branches, &ranks)
+}
+
+/// The outputs, from the ranks of all features.
+pub(super) fn finish(
+    builder: &mut Builder,
+    ensemble: &Trees<'_>,
+    branches: &[Branch],
+    ranks: &[Rank],
+) -> Vec<Number> {
+    let walk = Walk { ensemble, branches, ranks };
     let mut sums: Vec<Number> = ensemble.base().iter().map(|&base| Number::constant(base.into())).collect();
     for root in ensemble.roots() {
         for (sum, share) in sums.iter_mut().zip(walk.tree(builder, root)) {
@@ -38,21 +48,15 @@ pub(super) fn trees(builder: &mut Builder, ensemble: &Trees<'_>, keys: &[Number]
 }
 
 /// A feature's key as the number of its thresholds below it.
-struct Rank {
+pub(super) struct Rank {
     /// Sorted, each once.
-    thresholds: Vec<i128>,
-    rank: Number,
+    pub(super) thresholds: Vec<i128>,
+    pub(super) rank: Number,
 }
 
 impl Rank {
     fn new(builder: &mut Builder, feature: usize, key: &Number, branches: &[Branch]) -> Rank {
-        let mut thresholds: Vec<i128> = branches
-            .iter()
-            .filter(|branch| branch.feature == feature)
-            .map(|branch| branch.threshold.into())
-            .collect();
-        thresholds.sort_unstable();
-        thresholds.dedup();
+        let thresholds = thresholds(feature, branches);
         let rank = if thresholds.is_empty() { Number::constant(0) } else { prove(builder, key, &thresholds) };
         Rank { thresholds, rank }
     }
@@ -63,8 +67,17 @@ impl Rank {
     }
 }
 
+/// What a feature is compared with: sorted, each once.
+pub(super) fn thresholds(feature: usize, branches: &[Branch]) -> Vec<i128> {
+    let of_feature = branches.iter().filter(|branch| branch.feature == feature);
+    let mut thresholds: Vec<i128> = of_feature.map(|branch| branch.threshold.into()).collect();
+    thresholds.sort_unstable();
+    thresholds.dedup();
+    thresholds
+}
+
 /// The rank of a key, with `above < key <= up_to` looked up by it. A rank beyond the last finds an empty interval.
-fn prove(builder: &mut Builder, key: &Number, thresholds: &[i128]) -> Number {
+pub(super) fn prove(builder: &mut Builder, key: &Number, thresholds: &[i128]) -> Number {
     let most = thresholds.len() as i128;
     let value = thresholds.iter().filter(|threshold| **threshold < key.value).count() as i128;
     let rank = builder.variable(value, 0, most);

@@ -1,0 +1,88 @@
+//! Recurrent layers: their gates, and a step of a unit.
+
+use haca_kernels::random::{Choices, Kind};
+use haca_kernels::view::{Cell, Recurrent};
+
+use super::super::recurrent::{Argument, recurrent};
+use super::gadgets::{NONE, all_needed, bits, of_one};
+use super::*;
+
+#[test]
+fn every_constraint_of_a_gate_beyond_bits_is_needed() {
+    let sigmoid = |builder: &mut Builder, x: &Number| builder.gate_sigmoid(&Argument::new(x.clone(), 2));
+    let tanh = |builder: &mut Builder, x: &Number| builder.gate_tanh(&Argument::new(x.clone(), 2));
+    let arguments = [-140_001, -3, 9_001, 131_073];
+    assert_eq!(of_one(sigmoid, &arguments, (-150_000, 150_000), bits), all_needed(109));
+    assert_eq!(of_one(tanh, &arguments, (-150_000, 150_000), bits), all_needed(89));
+}
+
+/// A random layer of one unit and one step.
+fn layer(model: &Model, cell: Cell) -> Option<Recurrent<'_>> {
+    let mut nodes = model.nodes();
+    match (nodes.next()?.operation, nodes.next()) {
+        (Operation::Recurrent(layer), None) => {
+            let is_small = layer.hidden() == 1 && layer.features() == model.input_len();
+            (layer.cell() == cell && is_small).then_some(layer)
+        }
+        _ => None,
+    }
+}
+
+/// Of a gate whose argument is beyond its table, nothing depends on the table. So the layer with a row for which the fewest
+/// are, and of its rows those for which the fewest and the most are.
+fn unit(cell: Cell) -> (Model, Vec<Vec<i128>>) {
+    let mut best = (0, None);
+    for seed in 0..SEEDS {
+        let mut choices = Choices::new(seed);
+        let model = Model::load(&Kind::Recurrent.file(&mut choices)).unwrap();
+        let Some(layer) = layer(&model, cell) else { continue };
+        let mut rows: Vec<(usize, Vec<i128>)> = (0..100)
+            .map(|_| {
+                let row: Vec<i128> = (0..model.input_len())
+                    .map(|_| choices.between(i16::MIN.into(), i16::MAX.into()).into())
+                    .collect();
+                let mut builder = Builder::values();
+                let x: Vec<Number> = row
+                    .iter()
+                    .map(|&value| builder.variable(value, i16::MIN.into(), i16::MAX.into()))
+                    .collect();
+                recurrent(&mut builder, &layer, &x);
+                (builder.free.len(), row)
+            })
+            .collect();
+        rows.sort();
+        rows.reverse();
+        if rows[0].0 > best.0 {
+            let most = rows[0].0;
+            let ends = [0, 1, 98, 99].map(|row| rows[row].1.clone());
+            best = (most, Some((seed, ends.to_vec())));
+        }
+    }
+    let (seed, rows) = best.1.expect("a seed has such a layer");
+    (Model::load(&Kind::Recurrent.file(&mut Choices::new(seed))).unwrap(), rows)
+}
+
+const SEEDS: u64 = 6000;
+
+fn gates_and_bits(system: &Fixed<'_>, row: usize) -> bool {
+    bits(system, row) || system.gates.iter().any(|gate| gate.contains(&row))
+}
+
+fn check(cell: Cell) {
+    let (model, rows) = unit(cell);
+    let layer = layer(&model, cell).expect("it was chosen so");
+    let gadget: Gadget<'_> = &|builder, x| recurrent(builder, &layer, x);
+    let bounds = vec![(i16::MIN.into(), i16::MAX.into()); model.input_len()];
+    let rows: Vec<&[i128]> = rows.iter().map(|row| &row[..]).collect();
+    assert_eq!(mutate(gadget, &rows, &bounds, gates_and_bits).redundant, NONE);
+}
+
+#[test]
+fn every_constraint_of_an_lstm_unit_beyond_gates_and_bits_is_needed() {
+    check(Cell::Lstm);
+}
+
+#[test]
+fn every_constraint_of_a_gru_unit_beyond_gates_and_bits_is_needed() {
+    check(Cell::Gru);
+}
