@@ -12,7 +12,7 @@ use haca_verifier::Policy;
 use haca_verifier::zk::VerifyingKey;
 use tempfile::TempDir;
 
-/// Of 1410 constraints.
+/// Of more than 2^10 constraints and less than 2^11.
 const MODEL: &str = "trees3.haca";
 const OTHER: &str = "trees1.haca";
 const LOG: &str = "11";

@@ -13,8 +13,8 @@ use crate::zk::r1cs::{Combination, ConstraintSystem, Variable, Writer};
 /// and are far from the field's order: no gadget ever wraps.
 const BOUND: i128 = 1 << 120;
 
-/// Terms that a variable of its own must save to be worth its constraint. Measured on the shipped models: fewer make more
-/// constraints, more make more terms, and proofs take longer with either.
+/// Terms that a variable of its own must save to be worth its constraint: between what one takes of memory, some fifty
+/// terms, and of a proof's time, some thousand.
 const WORTH: usize = 256;
 
 /// A linear combination with its value and the interval that the constraints so far prove it to lie in.
