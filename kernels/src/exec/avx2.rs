@@ -11,8 +11,11 @@ use crate::model::graph::Activation;
 use crate::spec::activation::{NARROW_SEGMENTS, one};
 use crate::spec::rounding::requantize;
 
-/// Rows computed together: weights are loaded once for both.
-const ROWS: usize = 2;
+/// Pairs of inputs in one turn of the innermost loop, whose own instructions would take a tenth of its time.
+const TURN: usize = 2;
+/// Rows that go through all groups before the next ones do: the inputs of so many stay in the second-level cache, even of
+/// wide layers.
+const BLOCK: usize = 64;
 
 /// Computes a dense layer.
 ///
@@ -21,25 +24,30 @@ const ROWS: usize = 2;
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn dense(layer: &PackedDense, weights: *const Lanes, rows: &Rows) {
     let tiles = layer.tiles();
-    for first in (0..tiles).step_by(GROUP) {
-        // SAFETY: the caller's condition.
-        unsafe {
-            match tiles - first {
-                1 => group::<1>(layer, weights, first, rows),
-                2 => group::<2>(layer, weights, first, rows),
-                3 => group::<3>(layer, weights, first, rows),
-                _ => group::<GROUP>(layer, weights, first, rows),
+    for row in (0..rows.rows).step_by(BLOCK) {
+        // SAFETY: the caller's condition: these are some of its rows.
+        let rows = unsafe { rows.part(row, BLOCK) };
+        for first in (0..tiles).step_by(GROUP) {
+            // Rows together by tiles: weights are loaded once for all, and sums leave registers for both.
+            // SAFETY: the caller's condition.
+            unsafe {
+                match tiles - first {
+                    1 => group::<8, 1>(layer, weights, first, &rows),
+                    2 => group::<4, 2>(layer, weights, first, &rows),
+                    3 => group::<3, 3>(layer, weights, first, &rows),
+                    _ => group::<2, GROUP>(layer, weights, first, &rows),
+                }
             }
         }
     }
 }
 
-/// Computes a group of `T` tiles for all rows; its weights stay in the first-level cache meanwhile.
+/// Computes a group of `T` tiles for all rows, `R` at a time; its weights stay in the first-level cache meanwhile.
 ///
 /// # Safety
 /// As [`dense`]; `first` is the group's first tile, of `T`.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn group<const T: usize>(
+pub(super) unsafe fn group<const R: usize, const T: usize>(
     layer: &PackedDense,
     weights: *const Lanes,
     first: usize,
@@ -47,6 +55,8 @@ pub(super) unsafe fn group<const T: usize>(
 ) {
     let weights = weights.wrapping_add(first * layer.pairs());
     let &Rows { x, x_stride, y, y_stride, rows } = rows;
+    let simple = matches!(layer.activation, Activation::None | Activation::Leaky(_));
+    let whole = simple && layer.lanes(first + T - 1) == TILE;
     let mut row = 0;
     // SAFETY: `row` stays below `rows`, and the caller has so many.
     unsafe {
@@ -58,16 +68,21 @@ pub(super) unsafe fn group<const T: usize>(
             }
             return;
         }
-        while row + ROWS <= rows {
-            let sums = sums::<ROWS, T>(layer, weights, x.add(row * x_stride), x_stride);
+        let store = |sums: &[__m256i; T], row: usize| match whole {
+            true => store_whole::<T>(layer, first, sums, y, row * y_stride),
+            false => store::<T>(layer, first, sums, y, row * y_stride),
+        };
+        while row + R <= rows {
+            let sums = sums::<R, T>(layer, weights, x.add(row * x_stride), x_stride);
             for (index, sums) in sums.iter().enumerate() {
-                store::<T>(layer, first, sums, y, (row + index) * y_stride);
+                store(sums, row + index);
             }
-            row += ROWS;
+            row += R;
         }
-        if row < rows {
+        while row < rows {
             let [sums] = sums::<1, T>(layer, weights, x.add(row * x_stride), x_stride);
-            store::<T>(layer, first, &sums, y, row * y_stride);
+            store(&sums, row);
+            row += 1;
         }
     }
 }
@@ -84,8 +99,9 @@ unsafe fn sums<const R: usize, const T: usize>(
     stride: usize,
 ) -> [[__m256i; T]; R] {
     let mut sums = [[_mm256_setzero_si256(); T]; R];
+    let pairs = layer.run_pairs;
     for &run in &layer.runs {
-        for pair in 0..layer.run_pairs {
+        let mut one = |pair: usize| {
             // SAFETY: the caller has the runs' values in each of `R` rows; unaligned reads are asked for.
             let x: [__m256i; R] = std::array::from_fn(|row| unsafe {
                 _mm256_set1_epi32(x.add(row * stride + run + 2 * pair).cast::<i32>().read_unaligned())
@@ -97,8 +113,17 @@ unsafe fn sums<const R: usize, const T: usize>(
                     sums[tile] = _mm256_add_epi32(sums[tile], _mm256_madd_epi16(x, weight));
                 }
             }
+        };
+        let turns = pairs / TURN * TURN;
+        for pair in (0..turns).step_by(TURN) {
+            for ahead in 0..TURN {
+                one(pair + ahead);
+            }
         }
-        weights = weights.wrapping_add(layer.run_pairs * T);
+        for pair in turns..pairs {
+            one(pair);
+        }
+        weights = weights.wrapping_add(pairs * T);
     }
     sums
 }
@@ -202,6 +227,66 @@ pub(super) unsafe fn store<const T: usize>(
                         let mut buffer = [0i16; TILE];
                         _mm_storeu_si128(buffer.as_mut_ptr().cast(), packed);
                         y.add(place).copy_from_nonoverlapping(buffer.as_ptr(), lanes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As [`store`], of whole tiles, without an activation or with a leaky one.
+///
+/// # Safety
+/// As [`store`], and the last tile is whole.
+#[target_feature(enable = "avx2")]
+unsafe fn store_whole<const T: usize>(
+    layer: &PackedDense,
+    first: usize,
+    sums: &[__m256i; T],
+    y: Output,
+    at: usize,
+) {
+    let biases = layer.narrow_biases[first * TILE..][..T * TILE].as_ptr();
+    let shifts = layer.shifts[first * TILE..][..T * TILE].as_ptr();
+    let scaled: [__m256i; T] = std::array::from_fn(|tile| {
+        // SAFETY: both slices were just taken to have `T` tiles.
+        let (bias, shift) = unsafe {
+            (
+                _mm256_loadu_si256(biases.add(tile * TILE).cast()),
+                _mm256_loadu_si256(shifts.add(tile * TILE).cast()),
+            )
+        };
+        _mm256_srav_epi32(_mm256_add_epi32(sums[tile], bias), shift)
+    });
+    let place = at + first * TILE;
+    match y {
+        Output::I32(y) => {
+            let minimum = _mm256_set1_epi32(layer.minimum as i32);
+            let maximum = _mm256_set1_epi32(layer.maximum as i32);
+            for (tile, &value) in scaled.iter().enumerate() {
+                let value = _mm256_min_epi32(_mm256_max_epi32(value, minimum), maximum);
+                // SAFETY: the caller's row has room for whole tiles.
+                unsafe { _mm256_storeu_si256(y.add(place + tile * TILE).cast(), value) };
+            }
+        }
+        Output::I16(y) => {
+            // The bounds are of 16 bits, so packing may saturate before them.
+            let minimum = _mm256_set1_epi16(layer.minimum as i16);
+            let maximum = _mm256_set1_epi16(layer.maximum as i16);
+            for (index, tiles) in scaled.chunks(2).enumerate() {
+                let packed = _mm256_packs_epi32(tiles[0], tiles[tiles.len() - 1]);
+                let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+                let mut packed = _mm256_min_epi16(_mm256_max_epi16(packed, minimum), maximum);
+                if let Activation::Leaky(slope) = layer.activation {
+                    // As in `store`.
+                    packed = _mm256_max_epi16(packed, _mm256_mulhrs_epi16(packed, _mm256_set1_epi16(slope)));
+                }
+                // SAFETY: the caller's row has room for whole tiles.
+                unsafe {
+                    let y = y.add(place + index * 2 * TILE);
+                    match tiles.len() {
+                        2 => _mm256_storeu_si256(y.cast(), packed),
+                        _ => _mm_storeu_si128(y.cast(), _mm256_castsi256_si128(packed)),
                     }
                 }
             }

@@ -27,9 +27,9 @@ pub(super) unsafe fn dense(layer: &PackedDense, weights: *const Lanes, rows: &Ro
         // SAFETY: the caller's condition.
         unsafe {
             match tiles - first {
-                1 => avx2::group::<1>(layer, weights, first, rows),
+                1 => avx2::group::<8, 1>(layer, weights, first, rows),
                 2 => group::<1, 2>(layer, weights, first, rows),
-                3 => avx2::group::<3>(layer, weights, first, rows),
+                3 => avx2::group::<3, 3>(layer, weights, first, rows),
                 _ => group::<2, 4>(layer, weights, first, rows),
             }
         }

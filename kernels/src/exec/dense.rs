@@ -66,6 +66,24 @@ pub(super) struct Rows {
     pub(super) rows: usize,
 }
 
+impl Rows {
+    /// Up to `count` of the rows from `first` on.
+    ///
+    /// # Safety
+    /// `first` must be below the number of rows, which must be as [`Rows`] says.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn part(&self, first: usize, count: usize) -> Rows {
+        Rows {
+            // SAFETY: the caller's condition: both lie where rows do.
+            x: unsafe { self.x.add(first * self.x_stride) },
+            // SAFETY: as above.
+            y: unsafe { self.y.add(first * self.y_stride) },
+            rows: count.min(self.rows - first),
+            ..*self
+        }
+    }
+}
+
 /// The elements of a row: the starts of its runs, and the length of each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Runs {
