@@ -11,7 +11,7 @@ use crate::model::graph::Activation;
 use crate::spec::activation::{NARROW_SEGMENTS, one};
 use crate::spec::rounding::requantize;
 
-/// Pairs of inputs in one turn of the innermost loop, whose own instructions would take a tenth of its time.
+/// Pairs of inputs in one turn of the innermost loop, whose own instructions would be four of 26 in each pair's turn.
 const TURN: usize = 2;
 /// Rows that go through all groups before the next ones do: the inputs of so many stay in the second-level cache, even of
 /// wide layers.

@@ -16,6 +16,8 @@ use crate::spec::recurrence::STATE_BOUND;
 
 /// Rows or steps of one product: with four gates eight accumulators, half of the registers.
 const ROWS: usize = 2;
+/// Pairs of inputs in one turn of the innermost loop, whose own instructions would be four of 26 in each pair's turn.
+const TURN: usize = 2;
 
 /// See the module's text.
 pub(in super::super) struct Avx2;
@@ -87,6 +89,7 @@ unsafe fn project<const G: usize, const S: usize>(
                 let x = at.x.add(row * at.x_stride + first * layer.features);
                 for half in 0..layer.halves(group) {
                     let weights = [weights[half]];
+                    let bias = |_: usize, _: usize, gate: usize| load(&raw const constants.bias[gate], half);
                     let mut step = 0;
                     while step + ROWS <= steps {
                         let sums = sums::<ROWS, 1, G, S>(
@@ -94,6 +97,7 @@ unsafe fn project<const G: usize, const S: usize>(
                             pairs,
                             x.add(step * layer.features),
                             layer.features,
+                            bias,
                         );
                         for (index, [sums]) in sums.iter().enumerate() {
                             share::<G>(constants, half, sums, at.shares.add(place(step + index)));
@@ -101,7 +105,8 @@ unsafe fn project<const G: usize, const S: usize>(
                         step += ROWS;
                     }
                     if step < steps {
-                        let [[sums]] = sums::<1, 1, G, S>(weights, pairs, x.add(step * layer.features), 0);
+                        let x = x.add(step * layer.features);
+                        let [[sums]] = sums::<1, 1, G, S>(weights, pairs, x, 0, bias);
                         share::<G>(constants, half, &sums, at.shares.add(place(step)));
                     }
                 }
@@ -142,7 +147,7 @@ unsafe fn project_split<const G: usize, const S: usize>(
     }
 }
 
-/// Rescales sums to the recurrent scale, bounds them, and adds the half of the shift that follows.
+/// Rescales sums with their bias to the recurrent scale, bounds them, and adds the half of the shift that follows.
 ///
 /// # Safety
 /// As [`Instructions`]; `G` vectors at `to`.
@@ -151,7 +156,6 @@ unsafe fn share<const G: usize>(constants: &Constants, half: usize, sums: &[__m2
     for (gate, &sum) in sums.iter().enumerate() {
         // SAFETY: constants have four vectors each; `to` has `G`.
         unsafe {
-            let sum = _mm256_add_epi32(sum, load(&raw const constants.bias[gate], half));
             let scaled = _mm256_srav_epi32(sum, load(&raw const constants.input_shift[gate], half));
             store_share(constants, half, gate, scaled, to);
         }
@@ -222,15 +226,14 @@ unsafe fn advance<const G: usize, const S: usize>(
             let mut arguments = [[_mm256_setzero_si256(); 2]; G];
             for (gate, arguments) in arguments.iter_mut().enumerate() {
                 for (half, argument) in arguments.iter_mut().enumerate() {
-                    let total = _mm256_add_epi32(sums[half][gate], load(shares.add(gate), half));
-                    *argument = _mm256_srav_epi32(total, load(&raw const constants.shift[gate], half));
+                    let shift = load(&raw const constants.shift[gate], half);
+                    *argument = _mm256_srav_epi32(sums[half][gate], shift);
                 }
             }
             let after_reset = |reset: Halves| {
                 let mut arguments = reset;
                 for (half, argument) in arguments.iter_mut().enumerate() {
-                    let bias = load(&raw const constants.recurrent_bias, half);
-                    let sum = multiply_wide(*argument, _mm256_add_epi32(sums[half][2], bias));
+                    let sum = multiply_wide(*argument, sums[half][2]);
                     let shift = load(&raw const constants.shift[2], half);
                     *argument = after_reset(sum, load(shares.add(2), half), shift);
                 }
@@ -238,15 +241,21 @@ unsafe fn advance<const G: usize, const S: usize>(
             };
             finish::<G>(&place, row, &arguments, after_reset);
         };
+        // A GRU's hidden gate meets its share after the reset gate only.
+        let start = |row: usize, half: usize, gate: usize| match (G, gate) {
+            (3, 2) => load(&raw const constants.recurrent_bias, half),
+            _ => load(place.shares.add(row * G + gate), half),
+        };
         let whole = layer.halves(group) == 2;
+        let none = [_mm256_setzero_si256(); G];
         let mut row = 0;
         while row + ROWS <= at.rows {
             let x = before.add(row * stride);
-            let first = sums::<ROWS, 1, G, S>([weights[0]], pairs, x, stride);
-            let second = match whole {
-                true => sums::<ROWS, 1, G, S>([weights[1]], pairs, x, stride),
-                false => [[[_mm256_setzero_si256(); G]; 1]; ROWS],
+            let half = |half: usize| {
+                let start = |index: usize, _: usize, gate: usize| start(row + index, half, gate);
+                sums_of_half::<G, S>(weights[half], pairs, x, stride, start)
             };
+            let (first, second) = (half(0), if whole { half(1) } else { [[none]; ROWS] });
             for (index, ([first], [second])) in first.iter().zip(&second).enumerate() {
                 finish(row + index, &[*first, *second]);
             }
@@ -254,11 +263,10 @@ unsafe fn advance<const G: usize, const S: usize>(
         }
         if row < at.rows {
             let x = before.add(row * stride);
+            let start = |_: usize, half: usize, gate: usize| start(row, half, gate);
             let sums = match whole {
-                true => sums::<1, 2, G, S>(weights, pairs, x, stride)[0],
-                false => {
-                    [sums::<1, 1, G, S>([weights[0]], pairs, x, stride)[0][0], [_mm256_setzero_si256(); G]]
-                }
+                true => sums::<1, 2, G, S>(weights, pairs, x, stride, start)[0],
+                false => [sums::<1, 1, G, S>([weights[0]], pairs, x, stride, start)[0][0], none],
             };
             finish(row, &sums);
         }
@@ -321,8 +329,8 @@ unsafe fn advance_split<const G: usize, const S: usize>(
     }
 }
 
-/// Sums of `R` rows without bias, for `V` halves of a group. Partial sums may wrap; the whole sum is proven to fit, so
-/// it is exact.
+/// Sums of `R` rows, for `V` halves of a group, from what `start` says for row, half and gate. Partial sums may wrap; the
+/// whole sum is proven to fit, so it is exact.
 ///
 /// # Safety
 /// AVX2; at `weights`, for each half, `G * pairs` vectors, one in every `S`; `2 * pairs` values at `x` and each of `R - 1`
@@ -333,9 +341,17 @@ unsafe fn sums<const R: usize, const V: usize, const G: usize, const S: usize>(
     pairs: usize,
     x: *const i16,
     stride: usize,
+    start: impl Fn(usize, usize, usize) -> __m256i,
 ) -> [[[__m256i; G]; V]; R] {
     let mut sums = [[[_mm256_setzero_si256(); G]; V]; R];
-    for pair in 0..pairs {
+    for (row, sums) in sums.iter_mut().enumerate() {
+        for (half, sums) in sums.iter_mut().enumerate() {
+            for (gate, sum) in sums.iter_mut().enumerate() {
+                *sum = start(row, half, gate);
+            }
+        }
+    }
+    let mut one = |pair: usize| {
         // SAFETY: the caller has these values; unaligned reads are asked for.
         let x: [__m256i; R] = std::array::from_fn(|row| unsafe {
             _mm256_set1_epi32(x.add(row * stride + 2 * pair).cast::<i32>().read_unaligned())
@@ -349,8 +365,35 @@ unsafe fn sums<const R: usize, const V: usize, const G: usize, const S: usize>(
                 }
             }
         }
+    };
+    let turns = pairs / TURN * TURN;
+    for pair in (0..turns).step_by(TURN) {
+        for ahead in 0..TURN {
+            one(pair + ahead);
+        }
+    }
+    for pair in turns..pairs {
+        one(pair);
     }
     sums
+}
+
+/// As [`sums`], of one half for [`ROWS`] rows. A call of its own: inlined, the sums of the other half, which wait in registers
+/// for these, push some of these out of them at each pair.
+///
+/// # Safety
+/// As [`sums`].
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+unsafe fn sums_of_half<const G: usize, const S: usize>(
+    weights: *const __m256i,
+    pairs: usize,
+    x: *const i16,
+    stride: usize,
+    start: impl Fn(usize, usize, usize) -> __m256i,
+) -> [[[__m256i; G]; 1]; ROWS] {
+    // SAFETY: the caller's condition.
+    unsafe { sums::<ROWS, 1, G, S>([weights], pairs, x, stride, start) }
 }
 
 /// The high and low parts of one row's sums without bias, for one half of a group.
@@ -509,11 +552,13 @@ fn half_tanh<const N: usize>(x: [__m256i; N]) -> [__m256i; N] {
     let mut bytes = [_mm256_setzero_si256(); N];
     let mut magnitudes = bytes;
     let mut all = _mm256_setzero_si256();
+    let (low, high) = (0x0707_0505_0303_0101, 0x0f0f_0d0d_0b0b_0909);
+    let high_bytes = _mm256_setr_epi64x(low, high, low, high);
     for at in 0..N {
         magnitudes[at] = _mm256_min_epu16(_mm256_abs_epi16(x[at]), _mm256_set1_epi16(i16::MAX));
-        // Twice the segment in the low byte, and one more in the high byte.
-        let segment = _mm256_srli_epi16::<9>(magnitudes[at]);
-        let twice = _mm256_or_si256(_mm256_slli_epi16::<1>(segment), _mm256_slli_epi16::<9>(segment));
+        // Twice the segment in the low byte, and one more in the high byte. The high byte has the segment already.
+        let segment = _mm256_shuffle_epi8(magnitudes[at], high_bytes);
+        let twice = _mm256_and_si256(segment, _mm256_set1_epi8(!1));
         bytes[at] = _mm256_or_si256(twice, _mm256_set1_epi16(0x0100));
         all = _mm256_or_si256(all, bytes[at]);
     }
@@ -552,7 +597,12 @@ fn coefficients<const N: usize, const TABLES: usize>(bytes: &[__m256i; N]) -> [[
             _mm256_broadcastsi128_si256(_mm_load_si128(values.as_ptr().cast::<__m128i>().add(table)))
         });
         for (coefficients, &bytes) in coefficients.iter_mut().zip(bytes) {
-            let index = _mm256_add_epi8(_mm256_xor_si256(bytes, place), _mm256_set1_epi8(0x70));
+            let index = match (TABLES, table) {
+                // Of two tables, what is beyond the first has its highest bit set then, and what is below the second.
+                (2, 0) => _mm256_add_epi8(bytes, _mm256_set1_epi8(0x70)),
+                (2, _) => _mm256_sub_epi8(bytes, place),
+                _ => _mm256_add_epi8(_mm256_xor_si256(bytes, place), _mm256_set1_epi8(0x70)),
+            };
             for (coefficient, table) in coefficients.iter_mut().zip(tables) {
                 *coefficient = _mm256_or_si256(*coefficient, _mm256_shuffle_epi8(table, index));
             }
