@@ -205,3 +205,22 @@ fn bound<K, V>(known: &mut HashMap<K, V>) {
 }
 
 const MAX_KNOWN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use haca_wire::Salt;
+
+    #[test]
+    fn of_a_sealed_input_verifiers_are_shown_the_output_alone() {
+        let open = Leaf::decode(&[&[1, 0, 2, 0][..], &[0; Leaf::LEN - 4]].concat()).unwrap();
+        let sealed = Leaf { sealed: true, ..open };
+        let (input, output) = (vec![0xaa; 8], vec![5, -6]);
+        let opening = |salt| Opening { input: input.clone(), output: output.clone(), salt }.encode();
+        assert_eq!(*shown(&open, &opening(None), &output), opening(None));
+        let all = opening(Some(Salt([0xbb; Salt::LEN])));
+        let seen = shown(&sealed, &all, &output);
+        assert_eq!(Opening::decode(&seen, 0, 2, false).unwrap().output, output);
+        assert!(!seen.contains(&0xaa) && !seen.contains(&0xbb));
+    }
+}
