@@ -47,7 +47,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use haca_dataplane::config::{Config, Place, ZkSettings};
 use haca_dataplane::keys::{self, KeyError};
 use haca_dataplane::{Admitted, Backlog, Proving};
-use haca_verifier::zk::StatementKind;
 use haca_wire::event::VerifierKey;
 use haca_wire::{Digest, ModelId};
 use std::net::{SocketAddr, UdpSocket};
@@ -178,11 +177,7 @@ impl Services {
         Proving {
             admit: Arc::new(move |model, file| {
                 let id = ModelId(model.id());
-                let admit = || {
-                    let circuit = workbench::circuit(model, StatementKind::Open, max)?;
-                    models.keep(&id, file)?;
-                    Ok::<_, WorkbenchError>(workbench::sealed_refused(&circuit, max))
-                };
+                let admit = || models.admit(model, file, max);
                 let admitted = catch_unwind(AssertUnwindSafe(admit));
                 let admitted = admitted.map_err(|_| "its circuit cannot be written; see the node's log")?;
                 let sealed_refused = admitted.map_err(|error| {

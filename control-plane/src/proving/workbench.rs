@@ -6,7 +6,7 @@
 use haca_kernels::{Backend, Executor, Model};
 use haca_settle::write_whole;
 use haca_verifier::zk::cache::{CacheError, KeyCache};
-use haca_verifier::zk::{Circuit, Prover, ProverError, StatementKind, Unsupported};
+use haca_verifier::zk::{CIRCUIT_VERSION, Circuit, Prover, ProverError, StatementKind, Unsupported};
 use haca_wire::ModelId;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -123,24 +123,69 @@ impl Models {
     }
 }
 
+/// Constraints of a model's circuits, as they were counted once: writing one to count them takes as long as a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    open: usize,
+    sealed: usize,
+}
+
+impl Models {
+    fn count_path(&self, id: &ModelId) -> PathBuf {
+        self.0.join(format!("{id}-v{CIRCUIT_VERSION}.constraints"))
+    }
+
+    fn counted(&self, id: &ModelId) -> Option<Count> {
+        // What does not read is counted again.
+        let text = fs::read_to_string(self.count_path(id)).ok()?;
+        let (open, sealed) = text.trim().split_once(' ')?;
+        Some(Count { open: open.parse().ok()?, sealed: sealed.parse().ok()? })
+    }
+
+    fn keep_count(&self, id: &ModelId, Count { open, sealed }: Count) -> Result<(), WorkbenchError> {
+        let path = self.count_path(id);
+        let text = format!("{open} {sealed}\n");
+        let written = fs::create_dir_all(&self.0).and_then(|()| write_whole(&path, text.as_bytes()));
+        written.map_err(|source| WorkbenchError::Io { path, source })
+    }
+
+    /// Keeps a model that is to be proven, unless its circuit is too large. Returns whether that of sealed statements is.
+    pub(crate) fn admit(
+        &self,
+        model: &Arc<Model>,
+        file: &[u8],
+        max_constraints: usize,
+    ) -> Result<Option<WorkbenchError>, WorkbenchError> {
+        let id = ModelId(model.id());
+        let count = match self.counted(&id) {
+            Some(count) => count,
+            None => {
+                let circuit = Circuit::new(Arc::clone(model), StatementKind::Open)?;
+                let open = circuit.system().constraints();
+                let count = Count { open, sealed: open + circuit.cost_of_sealing() };
+                self.keep_count(&id, count)?;
+                count
+            }
+        };
+        check_size(count.open, max_constraints)?;
+        self.keep(&id, file)?;
+        Ok(check_size(count.sealed, max_constraints).err())
+    }
+}
+
+fn check_size(constraints: usize, max: usize) -> Result<(), WorkbenchError> {
+    if constraints <= max { Ok(()) } else { Err(WorkbenchError::TooLarge { constraints, max }) }
+}
+
 /// A model's circuit, unless it is too large.
-pub(crate) fn circuit(
+fn circuit(
     model: &Arc<Model>,
     statement: StatementKind,
     max_constraints: usize,
 ) -> Result<Circuit, WorkbenchError> {
     let circuit = Circuit::new(Arc::clone(model), statement)?;
-    let constraints = circuit.system().constraints();
-    match constraints <= max_constraints {
-        true => Ok(circuit),
-        false => Err(WorkbenchError::TooLarge { constraints, max: max_constraints }),
-    }
-}
-
-/// Whether the circuit of sealed statements would be too large, of a model with this one of open statements.
-pub(crate) fn sealed_refused(open: &Circuit, max_constraints: usize) -> Option<WorkbenchError> {
-    let constraints = open.system().constraints() + open.cost_of_sealing();
-    (constraints > max_constraints).then_some(WorkbenchError::TooLarge { constraints, max: max_constraints })
+    check_size(circuit.system().constraints(), max_constraints)?;
+    Ok(circuit)
 }
 
 /// What one model is proven with, by statements of one kind.
@@ -190,3 +235,30 @@ impl Workbench {
 
 /// Models whose keys are in memory. A key of 2^16 constraints has some 30 MB.
 const MAX_BENCHES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_circuit_is_counted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/golden/dense0.haca");
+        let file = fs::read(golden).unwrap();
+        let model = Arc::new(Model::load(&file).unwrap());
+        let (models, id) = (Models::new(folder.path().join("models")), ModelId(model.id()));
+        assert!(matches!(models.admit(&model, &file, 1), Err(WorkbenchError::TooLarge { max: 1, .. })));
+        assert!(!models.has(&id), "what is not proven is not kept");
+        let count = models.counted(&id).unwrap();
+        let written = |statement| Circuit::new(Arc::clone(&model), statement).unwrap().system().constraints();
+        assert_eq!([count.open, count.sealed], [StatementKind::Open, StatementKind::Sealed].map(written));
+        assert!(models.admit(&model, &file, count.open).unwrap().is_some(), "it is too large sealed");
+        assert!(models.has(&id));
+        // What was counted is believed; what does not read is counted again.
+        models.keep_count(&id, Count { open: count.open + 1, ..count }).unwrap();
+        assert!(models.admit(&model, &file, count.open).is_err());
+        fs::write(models.count_path(&id), "many").unwrap();
+        assert!(models.admit(&model, &file, count.sealed).unwrap().is_none());
+        assert_eq!(models.counted(&id), Some(count));
+    }
+}
