@@ -4,7 +4,7 @@ use super::events::LogView;
 use super::store::{Record, State, Store, StoreError};
 use crossbeam_channel::{Receiver, Sender};
 use haca_dataplane::proving::{ProofReply, ProofsBusy};
-use haca_settle::ReadError;
+use haca_settle::{OpeningPosition, ReadError};
 use haca_wire::event::ProofEvent;
 use haca_wire::message::proof::{ProofState, ProofStates};
 use haca_wire::vocabulary::ProofOutcome;
@@ -24,8 +24,8 @@ enum Fault {
 /// A question.
 pub(super) struct Wait {
     ids: Vec<RequestId>,
-    /// The log holds all of them, or is known not to hold those that it does not.
-    logged: bool,
+    /// Once the log holds all of them, or is known not to hold those that it does not: the end of the openings then.
+    logged: Option<OpeningPosition>,
     reply: ProofReply,
 }
 
@@ -43,7 +43,7 @@ impl Counter {
     }
 
     pub(super) fn ask(&self, ids: Vec<RequestId>, reply: ProofReply) -> Result<(), ProofsBusy> {
-        self.0.try_send(Wait { ids, logged: false, reply }).map_err(|_| ProofsBusy)
+        self.0.try_send(Wait { ids, logged: None, reply }).map_err(|_| ProofsBusy)
     }
 }
 
@@ -78,6 +78,11 @@ impl DeskThread {
     }
 
     fn answer(&mut self) {
+        if let Err(fault) = self.look_up() {
+            tracing::error!(%fault, "nobody is told of proofs now; trying again");
+            self.log.sleep(RETRY);
+            return;
+        }
         let mut at = 0;
         while at < self.waits.len() {
             match self.states(at) {
@@ -95,25 +100,44 @@ impl DeskThread {
         }
     }
 
+    /// Learns of each request that is waited for whether the log holds it. Those that it does not hold yet are asked about
+    /// together, when nobody else can be answered: who has an answer has its leaf in the log's queue, so that takes one
+    /// commit at most.
+    fn look_up(&mut self) -> Result<(), Fault> {
+        let mut missing = Vec::new();
+        let end = self.log.handle.openings_end();
+        for wait in self.waits.iter_mut().filter(|wait| wait.logged.is_none()) {
+            let before = missing.len();
+            for id in &wait.ids {
+                if self.log.handle.index_of(id)?.is_none() {
+                    missing.push(*id);
+                }
+            }
+            if missing.len() == before {
+                wait.logged = Some(end);
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        for ids in missing.chunks(ASKED_TOGETHER) {
+            if self.log.settled(ids).is_none() {
+                return Ok(());
+            }
+        }
+        let end = self.log.handle.openings_end();
+        self.waits.iter_mut().for_each(|wait| drop(wait.logged.get_or_insert(end)));
+        Ok(())
+    }
+
     /// What to answer; `None` if it is not there yet.
     fn states(&mut self, at: usize) -> Result<Option<Result<ProofStates, String>>, Fault> {
-        if !self.waits[at].logged {
-            let mut durable = true;
-            for id in &self.waits[at].ids {
-                durable &= self.log.handle.index_of(id)?.is_some();
-            }
-            // Who has an answer has its leaf in the log's queue, so this waits for one commit at most.
-            if !durable && self.log.settled(&self.waits[at].ids).is_none() {
-                return Ok(None);
-            }
-            self.waits[at].logged = true;
-        }
         let wait = &self.waits[at];
+        let Some(opened) = wait.logged else { return Ok(None) };
         let mut entries = Vec::with_capacity(wait.ids.len());
         let mut keys = std::collections::BTreeMap::new();
         let mut bytes = 0;
         for id in &wait.ids {
-            let Some(entry) = self.state(id)? else { return Ok(None) };
+            let Some(entry) = self.state(id, opened)? else { return Ok(None) };
             if let Some((ProofEvent { key, .. }, _)) = entry.events
                 && !keys.contains_key(&key.0)
             {
@@ -132,8 +156,8 @@ impl DeskThread {
         Ok(Some(Ok(ProofStates { entries, keys: keys.into_values().collect() })))
     }
 
-    /// What became of a request; `None` if it is on its way.
-    fn state(&self, id: &RequestId) -> Result<Option<ProofState>, Fault> {
+    /// What became of a request, whose opening is before `opened`; `None` if it is on its way.
+    fn state(&self, id: &RequestId, opened: OpeningPosition) -> Result<Option<ProofState>, Fault> {
         let none = |outcome, detail: &str| {
             let detail = detail.to_owned();
             Ok(Some(ProofState { outcome, events: None, output: Vec::new(), detail }))
@@ -146,7 +170,18 @@ impl DeskThread {
         if mode != Some(Mode::Zk) {
             return none(ProofOutcome::Unknown, "its receipt is not of mode zk");
         }
-        let (proof, output) = match self.store.record(id)? {
+        let mut record = self.store.record(id)?;
+        if record.is_none() && self.store.proved_until()? >= opened {
+            // The prover has passed its opening. It may have done so since the record was looked for.
+            record = self.store.record(id)?;
+            if record.is_none() {
+                return none(
+                    ProofOutcome::Failed,
+                    "what it would be proven from is lost; see the node's log",
+                );
+            }
+        }
+        let (proof, output) = match record {
             None => return Ok(None),
             Some(Record { state: State::Failed(why), .. }) => return none(ProofOutcome::Failed, &why),
             Some(Record { state: State::Proved { proof, output }, .. }) => (proof, output),
@@ -162,6 +197,8 @@ impl DeskThread {
 
 const IDLE: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
+/// Request ids in one question to the log.
+const ASKED_TOGETHER: usize = 512;
 /// Of an entry: its two events and what frames them.
 const ENTRY_BYTES: usize = 700;
 /// Below what a client takes in one answer.

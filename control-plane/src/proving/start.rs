@@ -45,6 +45,9 @@ impl Services {
             (self.store.proved_until().map_err(|source| self.store_error(source))?, node.openings_at_start());
         // A log that was begun anew has openings before the cursor of the one before.
         let from = if stored <= until { stored } else { OpeningPosition::default() };
+        if from != stored {
+            self.store.set_proved_until(from).map_err(|source| self.store_error(source))?;
+        }
         self.backlog.resume(left_over(&handle, from, until));
 
         let first = self.first_verifier();
