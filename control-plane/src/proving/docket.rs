@@ -105,6 +105,9 @@ impl Docket {
         let Registrar { store, log, .. } = &*self.registrar;
         let from = store.judged_until(&self.verifier)?;
         let (mut records, mut next) = store.queued(from, MAX_BATCH)?;
+        if records.is_empty() {
+            return Ok(None);
+        }
         let proofs: Vec<_> = records
             .iter()
             .filter_map(|record| match &record.state {

@@ -6,6 +6,7 @@ use super::ProofMetrics;
 use super::docket::{Docket, Fault, Ruling};
 use super::events::LogView;
 use super::judge::{Case, Judge, Judgement};
+use crossbeam_channel::RecvTimeoutError;
 use haca_dataplane::clock::unix_now;
 use haca_wire::event::VerifierKey;
 use std::sync::Arc;
@@ -28,7 +29,11 @@ impl VerifierThread {
         while !self.log.is_stopping() {
             match self.turn() {
                 Ok(true) => {}
-                Ok(false) => drop(self.recorded.recv_timeout(IDLE)),
+                Ok(false) => {
+                    if let Err(RecvTimeoutError::Disconnected) = self.recorded.recv_timeout(IDLE) {
+                        self.log.sleep(IDLE);
+                    }
+                }
                 Err(fault) => {
                     if !self.log.is_stopping() {
                         tracing::error!(%fault, "no proofs are checked now; trying again");

@@ -20,9 +20,8 @@
 //! | `MakeReady`, `GetModel` | 0..32 | model id |
 //! | `Model` | 0.. | the model's file |
 //! | `Proven` | 0..8 | position of the opening |
-//! | | 8..16 | what the proof took, in nanoseconds |
-//! | | 16..208 | the proof |
-//! | | 208.. | the verification key |
+//! | | 8..200 | the proof |
+//! | | 200.. | the verification key |
 //! | `Unprovable` | 0..8 | position of the opening |
 //! | | 8.. | why, UTF-8, at most 1024 bytes |
 //! | `Judge` | | see [`Docketed`] |
@@ -34,7 +33,6 @@ use haca_settle::OpeningPosition;
 use haca_wire::event::{Event, PROOF_LEN};
 use haca_wire::sign::{Role, SIGNATURE_LEN};
 use haca_wire::{Digest, Leaf, ModelId, NodeId};
-use std::time::Duration;
 
 /// ALPN of the protocol. Another version is another protocol.
 pub(super) const ALPN: &[u8] = b"haca-service/1";
@@ -198,21 +196,19 @@ pub(super) fn decode_job(bytes: &[u8]) -> Result<Job, Unread> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Proven {
     pub(super) position: OpeningPosition,
-    pub(super) took: Duration,
     pub(super) proof: [u8; PROOF_LEN],
     pub(super) key: Vec<u8>,
 }
 
 impl Proven {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let took = u64::try_from(self.took.as_nanos()).unwrap_or(u64::MAX);
-        [&self.position.0.to_le_bytes()[..], &took.to_le_bytes(), &self.proof, &self.key].concat()
+        [&self.position.0.to_le_bytes()[..], &self.proof, &self.key].concat()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Unread> {
         let mut fields = Fields(bytes);
-        let (position, took) = (OpeningPosition(fields.number()?), Duration::from_nanos(fields.number()?));
-        Ok(Proven { position, took, proof: fields.take()?, key: fields.rest().to_vec() })
+        let position = OpeningPosition(fields.number()?);
+        Ok(Proven { position, proof: fields.take()?, key: fields.rest().to_vec() })
     }
 }
 

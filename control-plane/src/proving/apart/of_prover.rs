@@ -17,7 +17,7 @@ use haca_wire::event::{ProofEvent, proof_id};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Serves a prover until it is gone.
 pub(super) async fn serve(mut session: Session) -> End {
@@ -44,11 +44,11 @@ async fn work(
     worker: &Worker,
     judge: &mut Option<Judge>,
 ) -> Result<std::convert::Infallible, End> {
-    let mut has: Option<Arc<Job>> = None;
+    let mut has: Option<(Arc<Job>, Instant)> = None;
     loop {
         let (kind, payload) = session.receive().await?;
         let mut of = |position: OpeningPosition| {
-            has.take_if(|job| job.position == position).ok_or(Unread("nobody asked for it"))
+            has.take_if(|(job, _)| job.position == position).ok_or(Unread("nobody asked for it"))
         };
         match kind {
             Kind::Ask => {
@@ -60,19 +60,19 @@ async fn work(
                 match task {
                     Task::Prove(job) => {
                         session.send(Kind::Prove, &message::encode_job(&job)).await?;
-                        has = Some(job);
+                        has = Some((job, Instant::now()));
                     }
                     Task::MakeReady(model) => session.send(Kind::MakeReady, &model.0).await?,
                 }
             }
             Kind::Proven => {
                 let proven = Proven::decode(&payload)?;
-                let job = of(proven.position)?;
-                take(session, worker, judge, &job, proven).await?;
+                let (job, since) = of(proven.position)?;
+                take(session, worker, judge, &job, proven, since.elapsed()).await?;
             }
             Kind::Unprovable => {
                 let (position, why) = message::decode_unprovable(&payload)?;
-                let job = of(position)?;
+                let (job, _) = of(position)?;
                 let (request, prover) = (job.leaf.request, session.served.key);
                 tracing::error!(%request, %prover, why, "a prover says that it cannot be proven");
                 worker.cannot_be_proven(position, format!("the prover {prover} says: {why}"));
@@ -89,6 +89,7 @@ async fn take(
     judge: &mut Option<Judge>,
     job: &Arc<Job>,
     proven: Proven,
+    took: Duration,
 ) -> Result<(), End> {
     let key = Digest(Sha256::digest(&proven.key).into());
     let id = proof_id(&job.leaf.hash());
@@ -117,7 +118,7 @@ async fn take(
         (Some(Judgement::Holds), Some(output)) => {
             session.served.results.fetch_add(1, Relaxed);
             let made = Made { proof: proven.proof, key, key_bytes: proven.key, output };
-            worker.proven(job.position, made, proven.took);
+            worker.proven(job.position, made, took);
             Ok(())
         }
         (Some(Judgement::Refused(why)), _) => {

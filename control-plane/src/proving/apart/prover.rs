@@ -14,7 +14,7 @@ use haca_wire::sign::Role;
 use haca_wire::{Digest, ModelId};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A prover that runs apart from its node.
 pub struct Prover {
@@ -27,7 +27,7 @@ struct Bench {
     pool: Arc<rayon::ThreadPool>,
     models: Models,
     /// The last proof, by its leaf's hash, in case it did not arrive.
-    made: Option<(Digest, Made, Duration)>,
+    made: Option<(Digest, Made)>,
 }
 
 impl Prover {
@@ -92,13 +92,16 @@ impl Bench {
 
     async fn prove(&mut self, link: &mut Link, job: Job) -> Result<(), LinkError> {
         let (position, request, hash) = (job.position, job.leaf.request, job.leaf.hash());
-        if self.made.as_ref().is_none_or(|(of, ..)| *of != hash) {
+        if self.made.as_ref().is_none_or(|(of, _)| *of != hash) {
             link.fetch(&self.models, &job.leaf.model).await?;
             let begun = Instant::now();
             let made = self
                 .blocking(move |workbench, pool| attempt::prove(workbench, pool, &job.leaf, &job.opening));
             match made.await {
-                Ok(made) => self.made = Some((hash, made, begun.elapsed())),
+                Ok(made) => {
+                    tracing::info!(%request, seconds = begun.elapsed().as_secs_f64(), "proven");
+                    self.made = Some((hash, made));
+                }
                 Err(Unprovable::Bench(error)) if error.may_pass() => return Err(LinkError::Disk(error)),
                 Err(reason) => {
                     tracing::error!(%request, %reason, "cannot be proven");
@@ -107,11 +110,9 @@ impl Bench {
                 }
             }
         }
-        let Some((_, made, took)) = &self.made else { return Ok(()) };
-        let proven = Proven { position, took: *took, proof: made.proof, key: made.key_bytes.clone() };
-        link.send(Kind::Proven, &proven.encode()).await?;
-        tracing::info!(%request, seconds = took.as_secs_f64(), "proven");
-        Ok(())
+        let Some((_, made)) = &self.made else { return Ok(()) };
+        let proven = Proven { position, proof: made.proof, key: made.key_bytes.clone() };
+        link.send(Kind::Proven, &proven.encode()).await
     }
 
     async fn make_ready(&mut self, link: &mut Link, model: ModelId) -> Result<(), LinkError> {

@@ -69,8 +69,7 @@ proptest! {
         let position = OpeningPosition(numbers.0);
         let job = Job { position, index: numbers.1, leaf: leaf(1), opening: bytes.clone() };
         prop_assert_eq!(decode_job(&encode_job(&job)), Ok(job));
-        let took = Duration::from_nanos(numbers.1);
-        let proven = Proven { position, took, proof: [4; PROOF_LEN], key: bytes };
+        let proven = Proven { position, proof: [4; PROOF_LEN], key: bytes };
         prop_assert_eq!(Proven::decode(&proven.encode()), Ok(proven));
         let unprovable = encode_unprovable(position, &text);
         prop_assert_eq!(decode_unprovable(&unprovable), Ok((position, text.clone())));
