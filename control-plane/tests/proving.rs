@@ -97,6 +97,44 @@ fn a_prover_that_is_behind_refuses_requests_of_its_mode_alone_and_loses_none() {
     });
 }
 
+/// A prover is killed with openings before it, and one of these rots on the disk.
+#[test]
+fn a_damaged_opening_fails_its_request_alone_and_who_waits_for_a_lost_one_is_told() {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let node = Node::up(data.path(), "");
+    let ids: Vec<RequestId> = runtime.block_on(async {
+        push(data.path()).await;
+        let client = client(data.path()).await;
+        let model = client.model("mlp").await.unwrap();
+        let input = SHIPPED[0].input().unwrap();
+        // The last of them are not proven when they are durable.
+        let mut ids = Vec::new();
+        for row in 0..9 {
+            ids.push(client.infer(&model, Mode::Zk, input.row(row)).await.unwrap().leaf.request);
+        }
+        client.await_receipts(Stage::Durable, &ids).await.unwrap();
+        ids
+    });
+    drop(node);
+    let folder = data.path().join("log/store/openings");
+    let segment = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&segment).unwrap();
+    let record = whole.len() / ids.len();
+    // Of the sixth a byte of the row. Of the eighth the length: what follows cannot be told from a torn end.
+    let mut damaged = whole.clone();
+    damaged[5 * record + 100] ^= 1;
+    damaged[7 * record + 10] ^= 1;
+    std::fs::write(&segment, &damaged).unwrap();
+    let _node = Node::up(data.path(), "");
+    let states = runtime.block_on(async { client(data.path()).await.await_proofs(&ids).await.unwrap() });
+    let (proved, failed) = (ProofOutcome::Proved, ProofOutcome::Failed);
+    let outcomes: Vec<ProofOutcome> = states.iter().map(|state| state.outcome).collect();
+    assert_eq!(outcomes, [proved, proved, proved, proved, proved, failed, proved, failed, failed]);
+    assert!(states[5].detail.contains("damaged"), "{}", states[5].detail);
+    assert!(states[8].detail.contains("lost"), "{}", states[8].detail);
+}
+
 /// Ids of events follow from leaves, so who knows a leaf can take one. It harms that receipt's proof alone, and is told.
 #[test]
 fn a_request_that_takes_the_id_of_a_proof_is_told_and_harms_no_other() {

@@ -147,6 +147,9 @@ pub struct ZkSettings {
     pub verifiers: Vec<Digest>,
     /// Proven requests whose rows are kept for verifiers that have not come to them.
     pub max_unjudged: u64,
+    /// Whether to give up what follows a damaged opening in its file where it is not certain where the next one begins.
+    /// `false`: nothing behind it is proven until the file is restored.
+    pub skip_damaged_segments: bool,
 }
 
 /// Where a service of mode `zk` runs.
@@ -173,6 +176,7 @@ impl Default for ZkSettings {
             verifier: Place::Within,
             verifiers: Vec::new(),
             max_unjudged: 65_536,
+            skip_damaged_segments: false,
         }
     }
 }

@@ -32,7 +32,7 @@
 //! | `leaf_file` | the file of leaves: appending, reading, what a power cut does to it |
 //! | `opening_record` | an opening as it lies in rings and on disk |
 //! | `opening_writer` | openings from the rings to the newest segment |
-//! | `openings` | the segments: reading, deleting, what a crash does to them |
+//! | `openings` | the segments: reading, deleting, what a crash does to them, and past damage |
 //! | `ids` | where each request's leaf is, and the right to add one |
 //! | `id_hash`, `id_table`, `id_filter` | request ids in memory: hashed, by place, and which ones are surely new |
 //! | `recent_tiles` | tiles of the tree in memory |
@@ -81,7 +81,7 @@ mod whole_file;
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey};
 pub use error::{CloseError, OpenError, ReadError, StoreError};
 pub use log::{Audit, Log, LogConfig, LogHandle};
-pub use openings::{Opening, OpeningPosition};
+pub use openings::{Damage, Opening, OpeningPosition};
 pub use queue::{Appender, Full};
 pub use receipts::Busy;
 pub use shared::LogStatus;

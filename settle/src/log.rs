@@ -3,7 +3,7 @@
 use crate::checkpoint::{Checkpoint, LogKey, Publisher};
 use crate::committer::Committer;
 use crate::error::{CloseError, OpenError, ReadError};
-use crate::openings::{Opening, OpeningPosition};
+use crate::openings::{Damage, Opening, OpeningPosition};
 use crate::priority::yield_to_shards;
 use crate::queue::{Appender, Waker};
 use crate::receipts::{self, Busy, Receipts, WaitSender};
@@ -365,6 +365,15 @@ impl LogHandle {
     /// If no intact opening begins at `from`, or the file system refuses.
     pub fn openings(&self, from: OpeningPosition, max_bytes: usize) -> Result<Vec<Opening>, ReadError> {
         self.shared.store.openings().read(from, max_bytes)
+    }
+
+    /// Looks at the damaged opening at a position, that [`openings`](Self::openings) has named; `None` if there is nothing
+    /// at it. May read a whole segment.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn opening_damage(&self, position: OpeningPosition) -> Result<Option<Damage>, ReadError> {
+        self.shared.store.openings().damage(position)
     }
 
     /// The end of the openings that can be read now.

@@ -8,7 +8,13 @@
 //!
 //! **After a crash** the newest segment is read from its begin, and the first record that is not whole ends it. A leaf is
 //! written only after its opening was fsynced, so what is cut there belongs to no durable leaf. Every other segment was
-//! complete before the next was begun: it must end where the next begins. Damage within one is found by whoever reads it.
+//! complete before the next was begun: it must end where the next begins. Damage within one is found by whoever reads it,
+//! and passed where that is certain (`damage`); in the newest, a damaged record that leads to an intact one is none that
+//! was torn, and is left for the reader.
+
+mod damage;
+
+pub use damage::Damage;
 
 use crate::error::ReadError;
 use crate::opening_record::{Header, MAX_OPENING, record_len};
@@ -249,6 +255,7 @@ impl Openings {
 struct Records {
     file: BufReader<File>,
     path: PathBuf,
+    start: u64,
     at: u64,
     end: u64,
 }
@@ -258,7 +265,7 @@ impl Records {
     fn open(path: &Path, start: u64, at: u64, end: u64) -> std::io::Result<Self> {
         let mut file = BufReader::with_capacity(READ_AHEAD, File::open(path)?);
         file.seek(SeekFrom::Start(at - start))?;
-        Ok(Self { file, path: path.to_owned(), at, end })
+        Ok(Self { file, path: path.to_owned(), start, at, end })
     }
 
     fn next(&mut self) -> Result<Option<Opening>, ReadError> {
@@ -319,7 +326,15 @@ fn recall(dir: &Path, start: u64) -> Result<u64, ReadError> {
     loop {
         match records.next() {
             Ok(Some(_)) => {}
-            Ok(None) | Err(ReadError::DamagedOpening { .. }) => return Ok(records.at),
+            Ok(None) => return Ok(records.at),
+            Err(ReadError::DamagedOpening { .. }) => {
+                match damage::behind(&path, start, records.at, end).map_err(failed(&path))? {
+                    Some(next) if next < end => {
+                        records = Records::open(&path, start, next, end).map_err(failed(&path))?;
+                    }
+                    _ => return Ok(records.at),
+                }
+            }
             Err(error) => return Err(error),
         }
     }

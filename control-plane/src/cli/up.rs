@@ -156,6 +156,7 @@ fn health(node: &Node, proving: Option<&proving::Running>, draining: &Arc<Atomic
         served: proving.served().to_vec(),
     });
     let broken = proving.map(proving::Running::broken);
+    let disagreeing = proving.map(proving::Running::metrics);
     Health {
         ready: Box::new(move || {
             if draining.load(Ordering::Relaxed) {
@@ -179,6 +180,10 @@ fn health(node: &Node, proving: Option<&proving::Running>, draining: &Arc<Atomic
                 return Err(format!("the settlement log takes no entries: {error}"));
             }
             Ok(())
+        }),
+        warning: Box::new(move || {
+            let count = disagreeing.as_ref()?.disagreements.load(Ordering::Relaxed);
+            (count > 0).then(|| format!("verifiers disagree on {count} proofs; see the node's log"))
         }),
         metrics: Box::new(move || exposition(&metrics, &log_for_metrics.status(), proofs.as_ref())),
     }

@@ -150,6 +150,8 @@ impl Text {
         counter("haca_zk_failed_total", "Requests that cannot be proven", &metrics.failed);
         counter("haca_zk_accepted_total", "Proofs that the verifier accepted", &metrics.accepted);
         counter("haca_zk_refused_total", "Proofs that the verifier refused: an alarm", &metrics.refused);
+        let help = "Openings that were damaged on disk: their requests are not proven";
+        counter("haca_zk_damaged_openings_total", help, &metrics.damaged);
         let help = "Proofs that one verifier accepted and another refused: an alarm";
         counter("haca_zk_disagreements_total", help, &metrics.disagreements);
         let help = "Proofs whose openings were gone when a verifier came to them";

@@ -15,6 +15,8 @@ pub type NotReady = String;
 pub struct Health {
     /// Whether requests are taken: all shards serve, the log takes entries, no drain is under way.
     pub ready: Box<dyn Fn() -> Result<(), NotReady> + Send + Sync>,
+    /// What a person should look at though requests are taken; none: nothing.
+    pub warning: Box<dyn Fn() -> Option<String> + Send + Sync>,
     /// All metrics, in Prometheus' text exposition format 0.0.4.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
 }
@@ -37,7 +39,10 @@ pub fn router(health: Health) -> Router {
 
 async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
     match (health.ready)() {
-        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Ok(()) => match (health.warning)() {
+            None => (StatusCode::OK, "ready\n".to_owned()),
+            Some(warning) => (StatusCode::OK, format!("ready\nwarning: {warning}\n")),
+        },
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
 }

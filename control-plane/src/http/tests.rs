@@ -24,6 +24,7 @@ async fn start() -> Running {
         ready: Box::new(move || {
             state.load(Ordering::Relaxed).then_some(()).ok_or_else(|| "shard 1 is starting".into())
         }),
+        warning: Box::new(|| Some("the disk is slow".into())),
         metrics: Box::new(|| "haca_requests_total 7\n".into()),
     };
     let (stop, stopped) = oneshot::channel();
@@ -48,7 +49,11 @@ async fn health_readiness_and_metrics_are_answered() {
     let answer = get(running.address, "/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("shard 1 is starting"), "{answer}");
     running.ready.store(true, Ordering::Relaxed);
-    assert!(get(running.address, "/readyz").await.starts_with("HTTP/1.1 200"));
+    let answer = get(running.address, "/readyz").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("warning: the disk is slow\n"),
+        "{answer}"
+    );
     let answer = get(running.address, "/metrics").await;
     assert!(answer.contains("version=0.0.4") && answer.ends_with("haca_requests_total 7\n"), "{answer}");
     assert!(get(running.address, "/").await.starts_with("HTTP/1.1 404"));

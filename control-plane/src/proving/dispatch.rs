@@ -8,6 +8,7 @@
 
 use super::ProofMetrics;
 use super::attempt::Made;
+use super::damaged;
 use super::events::EventLog;
 use super::judge;
 use super::queue::{Job, Queue, Task, WorkerId};
@@ -17,7 +18,7 @@ use haca_dataplane::Backlog;
 use haca_dataplane::clock::unix_now;
 use haca_settle::{Opening as StoredOpening, OpeningPosition, ReadError};
 use haca_wire::event::{self, ProofEvent};
-use haca_wire::{Leaf, Mode, ModelId};
+use haca_wire::{Digest, Leaf, Mode, ModelId, RequestId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -31,6 +32,12 @@ enum Fault {
     Log(#[from] ReadError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(
+        "{damage}; where the next opening begins is not certain. Restore the file from a copy; or set \
+         zk.skip_damaged_segments = true and start the node again: requests whose openings are behind this place in this \
+         file then stay without proof"
+    )]
+    Damaged { damage: ReadError },
 }
 
 /// What workers say.
@@ -112,6 +119,8 @@ pub(super) struct Dispatcher {
     pub(super) metrics: Arc<ProofMetrics>,
     /// How long a worker has for one proof before another gets the request too.
     pub(super) patience: Duration,
+    /// Whether the rest of a damaged segment is given up where nothing is certain.
+    pub(super) skip_damaged_segments: bool,
     pub(super) said: Receiver<(WorkerId, Said)>,
     /// There may be new openings.
     pub(super) opened: Receiver<()>,
@@ -129,6 +138,8 @@ pub(super) struct Dispatch {
     /// Openings before this are through; the store may know an earlier place.
     through: OpeningPosition,
     saved: (OpeningPosition, Instant),
+    /// The damaged opening that was counted last.
+    damaged: Option<OpeningPosition>,
     queue: Queue,
     workers: BTreeMap<WorkerId, Hand>,
     /// Models that were announced, for workers that join later.
@@ -147,7 +158,7 @@ impl Dispatch {
     pub(super) fn new(from: OpeningPosition) -> Self {
         let saved = (from, Instant::now());
         let (queue, workers, models) = (Queue::default(), BTreeMap::new(), VecDeque::new());
-        Self { read: from, through: from, saved, queue, workers, models }
+        Self { read: from, through: from, saved, damaged: None, queue, workers, models }
     }
 }
 
@@ -298,21 +309,35 @@ impl Dispatcher {
         }
         if let (State::Proved { proof, output }, Some(key)) = (&record.state, key) {
             self.store.add_key(&proof.key, key)?;
-            self.store.add(record, Some(&judge::shown(&job.leaf, &job.opening, output)))?;
-            self.metrics.proved.fetch_add(1, Relaxed);
+            self.add(record, Some(&judge::shown(&job.leaf, &job.opening, output)))?;
             self.log.append(&[proof.encode()]);
         } else {
-            self.store.add(record, None)?;
-            self.metrics.failed.fetch_add(1, Relaxed);
+            self.add(record, None)?;
         }
-        let _ = self.recorded.try_send(());
         Ok(true)
+    }
+
+    fn add(&self, record: &Record, opening: Option<&[u8]>) -> Result<(), Fault> {
+        self.store.add(record, opening)?;
+        let counter = match record.state {
+            State::Proved { .. } => &self.metrics.proved,
+            State::Failed(_) => &self.metrics.failed,
+        };
+        counter.fetch_add(1, Relaxed);
+        let _ = self.recorded.try_send(());
+        Ok(())
     }
 
     /// Reads openings until one is to be proven, or there are none.
     fn read(&mut self) -> Result<(), Fault> {
         while !self.state.queue.has_waiting() && self.state.queue.len() < MAX_QUEUED {
-            let openings = self.log.handle.openings(self.state.read, WINDOW_BYTES)?;
+            let openings = match self.log.handle.openings(self.state.read, WINDOW_BYTES) {
+                Err(damage @ ReadError::DamagedOpening { position, .. }) => {
+                    self.pass(OpeningPosition(position), damage)?;
+                    continue;
+                }
+                openings => openings?,
+            };
             if openings.is_empty() {
                 break;
             }
@@ -329,19 +354,47 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// Goes on behind a damaged opening. Its request fails, if the log confirms which one it was; else who waits for it is
+    /// told that its opening is lost.
+    fn pass(&mut self, at: OpeningPosition, damage: ReadError) -> Result<(), Fault> {
+        if self.state.damaged != Some(at) {
+            self.state.damaged = Some(at);
+            self.metrics.damaged.fetch_add(1, Relaxed);
+        }
+        let passed = damaged::pass(&self.log.handle, at, self.skip_damaged_segments)?;
+        let Some((known, next)) = passed else { return Err(Fault::Damaged { damage }) };
+        let request = match self.leaf(&known.request, &known.leaf_hash)? {
+            None => None,
+            Some((index, leaf)) => {
+                let state = State::Failed("its opening was damaged on the node's disk".to_owned());
+                let (request, leaf_hash) = (leaf.request, known.leaf_hash);
+                let record = Record { request, index, leaf_hash, model: leaf.model, state };
+                self.add(&record, None)?;
+                Some(request)
+            }
+        };
+        tracing::error!(%damage, ?request, bytes = next.0 - at.0, "a damaged opening is passed over");
+        self.backlog.leave(1);
+        self.state.queue.push(at, next, None);
+        self.state.read = next;
+        Ok(())
+    }
+
     /// What is to be done for an opening: nothing if its leaf is not in the log, or has its record.
     fn job(&self, opening: StoredOpening) -> Result<Option<Job>, Fault> {
-        let Some(index) = self.log.handle.index_of(&opening.request)? else { return Ok(None) };
+        let leaf = self.leaf(&opening.request, &opening.leaf_hash)?;
+        let position = opening.position;
+        Ok(leaf.map(|(index, leaf)| Job { position, index, leaf, opening: opening.bytes }))
+    }
+
+    /// The leaf of a request and its index, if the log holds it with this hash and it has no record.
+    fn leaf(&self, request: &RequestId, hash: &Digest) -> Result<Option<(u64, Leaf)>, Fault> {
+        let Some(index) = self.log.handle.index_of(request)? else { return Ok(None) };
         let Some(bytes) = self.log.handle.leaf(index)? else { return Ok(None) };
-        let leaf = Leaf::decode(&bytes).ok().filter(|leaf| {
-            // The log keeps the first leaf of a request: this may be the opening of another.
-            leaf.mode == Mode::Zk && leaf.hash() == opening.leaf_hash
-        });
+        // The log keeps the first leaf of a request: the opening may be that of another.
+        let leaf = Leaf::decode(&bytes).ok().filter(|leaf| leaf.mode == Mode::Zk && leaf.hash() == *hash);
         let Some(leaf) = leaf else { return Ok(None) };
-        if self.store.record(&opening.request)?.is_some() {
-            return Ok(None);
-        }
-        Ok(Some(Job { position: opening.position, index, leaf, opening: opening.bytes }))
+        Ok(self.store.record(request)?.is_none().then_some((index, leaf)))
     }
 
     fn hand_out(&mut self) {

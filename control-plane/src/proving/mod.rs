@@ -12,6 +12,7 @@
 //! | `workbench` | models, their circuits and keys |
 //! | `events` | the log as the services use it |
 //! | `queue`, `dispatch` | what is to be proven and who has it; the thread that hands it out and keeps what comes back |
+//! | `damaged` | going on behind a damaged opening |
 //! | `attempt`, `prover` | proving one request; the prover within the node |
 //! | `docket` | what one verifier has to judge, and where its verdicts go |
 //! | `judge`, `verifier` | judging proofs; the verifier within the node |
@@ -25,6 +26,7 @@
 
 pub mod apart;
 mod attempt;
+mod damaged;
 mod desk;
 mod dispatch;
 mod docket;
@@ -101,6 +103,8 @@ pub struct ProofMetrics {
     pub failed: AtomicU64,
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
+    /// Openings that were damaged on disk.
+    pub damaged: AtomicU64,
     pub disagreements: AtomicU64,
     /// Proofs of provers that run apart which did not hold.
     pub rejected: AtomicU64,

@@ -1,6 +1,7 @@
 //! Which services a node has, and how they are joined.
 
 use super::apart::{Admission, Desk, Listener};
+use super::damaged;
 use super::desk::DeskThread;
 use super::dispatch::{Dispatch, Dispatcher, Workers};
 use super::docket::{Docket, Registrar};
@@ -14,7 +15,7 @@ use super::{ProofMetrics, ProvingError, Running, Services};
 use crossbeam_channel::bounded;
 use haca_dataplane::config::Place;
 use haca_dataplane::{Node, keys};
-use haca_settle::{LogHandle, OpeningPosition};
+use haca_settle::{LogHandle, OpeningPosition, ReadError};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -48,7 +49,7 @@ impl Services {
         if from != stored {
             self.store.set_proved_until(from).map_err(|source| self.store_error(source))?;
         }
-        self.backlog.resume(left_over(&handle, from, until));
+        self.backlog.resume(left_over(&handle, from, until, self.settings.skip_damaged_segments));
 
         let first = self.first_verifier();
         let (models, settings) = (self.models(), &self.settings);
@@ -78,6 +79,7 @@ impl Services {
             backlog: self.backlog,
             metrics: Arc::clone(&metrics),
             patience: Duration::from_secs(settings.prover_patience_s),
+            skip_damaged_segments: settings.skip_damaged_segments,
             said,
             opened: has_opened,
             announced: self.announced,
@@ -131,11 +133,19 @@ impl Services {
 }
 
 /// Openings that an earlier run left: those of this run are counted as they are answered.
-fn left_over(log: &LogHandle, from: OpeningPosition, until: OpeningPosition) -> u64 {
+fn left_over(log: &LogHandle, from: OpeningPosition, until: OpeningPosition, skip_segments: bool) -> u64 {
     let (mut count, mut at) = (0, from);
     while at < until {
         let openings = match log.openings(at, READ_AHEAD) {
             Ok(openings) => openings,
+            // Counted as the dispatcher will count it.
+            Err(ReadError::DamagedOpening { position, .. })
+                if let Ok(Some((_, next))) = damaged::pass(log, OpeningPosition(position), skip_segments) =>
+            {
+                count += 1;
+                at = next;
+                continue;
+            }
             Err(error) => {
                 // The dispatcher will meet it, and say so until it is mended; the other modes go on.
                 tracing::error!(%error, "openings that were left do not read");
