@@ -78,32 +78,33 @@ impl DeskThread {
     }
 
     fn answer(&mut self) {
-        if let Err(fault) = self.look_up() {
+        if let Err(fault) = self.try_to_answer() {
             tracing::error!(%fault, "nobody is told of proofs now; trying again");
             self.log.sleep(RETRY);
-            return;
-        }
-        let mut at = 0;
-        while at < self.waits.len() {
-            match self.states(at) {
-                Ok(Some(states)) => {
-                    let wait = self.waits.swap_remove(at);
-                    (wait.reply)(states);
-                }
-                Ok(None) => at += 1,
-                Err(fault) => {
-                    tracing::error!(%fault, "nobody is told of proofs now; trying again");
-                    self.log.sleep(RETRY);
-                    return;
-                }
-            }
         }
     }
 
-    /// Learns of each request that is waited for whether the log holds it. Those that it does not hold yet are asked about
-    /// together, when nobody else can be answered: who has an answer has its leaf in the log's queue, so that takes one
-    /// commit at most.
-    fn look_up(&mut self) -> Result<(), Fault> {
+    fn try_to_answer(&mut self) -> Result<(), Fault> {
+        let missing = self.look_up()?;
+        self.reply()?;
+        // All others first: this takes a commit of the log.
+        if !missing.is_empty() && self.ask_log(&missing) { self.reply() } else { Ok(()) }
+    }
+
+    /// Replies to those of whose requests everything is known.
+    fn reply(&mut self) -> Result<(), Fault> {
+        let mut at = 0;
+        while at < self.waits.len() {
+            match self.states(at)? {
+                Some(states) => (self.waits.swap_remove(at).reply)(states),
+                None => at += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns who waits for requests that the log holds. Returns the others' that it does not hold now.
+    fn look_up(&mut self) -> Result<Vec<RequestId>, Fault> {
         let mut missing = Vec::new();
         let end = self.log.handle.openings_end();
         for wait in self.waits.iter_mut().filter(|wait| wait.logged.is_none()) {
@@ -119,14 +120,20 @@ impl DeskThread {
         }
         missing.sort_unstable();
         missing.dedup();
-        for ids in missing.chunks(ASKED_TOGETHER) {
-            if self.log.settled(ids).is_none() {
-                return Ok(());
-            }
+        Ok(missing)
+    }
+
+    /// Asks the log about requests that it does not hold, together: who has an answer has its leaf in the log's queue, so
+    /// that takes one commit at most. False if the log does not say now.
+    fn ask_log(&mut self, missing: &[RequestId]) -> bool {
+        if missing.chunks(ASKED_TOGETHER).any(|ids| self.log.settled(ids).is_none()) {
+            return false;
         }
         let end = self.log.handle.openings_end();
-        self.waits.iter_mut().for_each(|wait| drop(wait.logged.get_or_insert(end)));
-        Ok(())
+        for wait in &mut self.waits {
+            wait.logged.get_or_insert(end);
+        }
+        true
     }
 
     /// What to answer; `None` if it is not there yet.
