@@ -12,6 +12,7 @@
 //! | `workbench` | models, their circuits and keys |
 //! | `events` | the log as the services use it |
 //! | `queue`, `dispatch` | what is to be proven and who has it; the thread that hands it out and keeps what comes back |
+//! | `workers` | who proves, and what they say to that thread |
 //! | `damaged` | going on behind a damaged opening |
 //! | `attempt`, `prover` | proving one request; the prover within the node |
 //! | `docket` | what one verifier has to judge, and where its verdicts go |
@@ -39,6 +40,7 @@ mod store;
 mod threads;
 mod verifier;
 mod workbench;
+mod workers;
 
 use crate::proving::apart::Served;
 use crate::proving::desk::{Counter, Wait};

@@ -4,10 +4,10 @@
 //! are others. It keeps nothing: what it was doing when it was killed is given out again.
 
 use super::attempt;
-use super::dispatch::Worker;
 use super::events::LogView;
 use super::queue::Task;
 use super::workbench::Workbench;
+use super::workers::Worker;
 use std::time::{Duration, Instant};
 
 pub(super) struct ProverThread {

@@ -3,7 +3,7 @@
 use super::apart::{Admission, Desk, Listener};
 use super::damaged;
 use super::desk::DeskThread;
-use super::dispatch::{Dispatch, Dispatcher, Workers};
+use super::dispatch::{Dispatch, Dispatcher};
 use super::docket::{Docket, Registrar};
 use super::events::{EventLog, LogView};
 use super::judge::Judge;
@@ -11,6 +11,7 @@ use super::prover::ProverThread;
 use super::threads::{Broken, spawn, spawn_with_pool};
 use super::verifier::VerifierThread;
 use super::workbench::Workbench;
+use super::workers::Workers;
 use super::{ProofMetrics, ProvingError, Running, Services};
 use crossbeam_channel::bounded;
 use haca_dataplane::config::Place;
