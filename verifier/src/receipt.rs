@@ -25,11 +25,11 @@ pub struct Given<'a> {
     pub output: Option<&'a Rows>,
     /// SHA-256 of the model file.
     pub model: Option<ModelId>,
-    /// Id of the verification key that proofs must be under.
-    pub key: Option<Digest>,
+    /// Ids of the verification keys that proofs may be under; none: see the check `proof`.
+    pub keys: &'a [Digest],
     /// Of a sealed receipt: the row of `input` that its commitment opens to, or why none does; `None` if there is no salt to
     /// open it with.
-    pub opened: Option<Result<usize, &'a str>>,
+    pub opened: Option<Opened<'a>>,
 }
 
 /// Runs the model that was given on one row, given its index and its little-endian float32 bytes, and hashes the float32
@@ -54,6 +54,26 @@ pub fn check_bytes(
     match ReceiptFile::decode(bytes) {
         Ok(file) => check(&file, given, rerun, check_proof),
         Err(error) => unreadable(format!("not a receipt file: {error}")),
+    }
+}
+
+/// What the commitment of a sealed receipt opens to with the salt at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened<'a> {
+    /// This row of the input.
+    Row(usize),
+    /// None of the input's rows; why, for a person.
+    NoRow(&'a str),
+    /// The salt is not at hand; why, for a person.
+    NoSalt(&'a str),
+}
+
+impl Opened<'_> {
+    fn row(self) -> Option<usize> {
+        match self {
+            Opened::Row(row) => Some(row),
+            Opened::NoRow(_) | Opened::NoSalt(_) => None,
+        }
     }
 }
 
@@ -88,7 +108,7 @@ pub fn check(
     report.set(Check::Proof, proof::proof(file, &leaf, given, asked, check_proof));
     report.set(Check::Verdict, proof::verdict(file, &leaf, given.trust));
     if leaf.sealed && matches!(report.outcome(Check::Proof), Outcome::Held(_)) {
-        // The proof says what these two say, and they are not for everybody to make.
+        // The proof says what these two say, as far as its key is believed, and they are not for everybody to make.
         report.make_up_for(&[Check::Input, Check::ReExecution]);
     }
     report
@@ -268,7 +288,7 @@ impl Found {
     fn new(leaf: &Leaf, given: &Given<'_>) -> Found {
         let outputs = given.output.map(|rows| rows.find(&leaf.output)).into_iter().flatten();
         if leaf.sealed {
-            let input = given.input.and(given.opened).and_then(Result::ok);
+            let input = given.input.and(given.opened).and_then(Opened::row);
             let common = outputs.clone().find(|output| Some(*output) == input);
             return Found { input, output: common.or(outputs.clone().next()) };
         }
@@ -280,10 +300,11 @@ impl Found {
     fn input(&self, leaf: &Leaf, given: &Given<'_>) -> Outcome {
         if leaf.sealed {
             return match (given.input, given.opened) {
-                (Some(rows), Some(Ok(row))) => {
+                (Some(rows), Some(Opened::Row(row))) => {
                     Outcome::Held(format!("row {row} of {}, to which the commitment opens", rows.name()))
                 }
-                (Some(_), Some(Err(why))) => Outcome::Failed(why.to_owned()),
+                (Some(_), Some(Opened::NoRow(why))) => Outcome::Failed(why.to_owned()),
+                (Some(_), Some(Opened::NoSalt(why))) => Outcome::not_checked(why, GIVE_SALTS),
                 _ => sealed(),
             };
         }

@@ -106,7 +106,7 @@ impl Shelf {
             input: Some(&self.input),
             output: Some(&self.output),
             model: Some(MODEL),
-            key: None,
+            keys: &[],
             opened: None,
         }
     }

@@ -154,7 +154,7 @@ fn message(bytes: &[u8]) {
 fn receipt(bytes: &[u8]) {
     let policy = Policy::DEVELOPMENT;
     let given =
-        Given { trust: None, policy, input: None, output: None, model: None, key: None, opened: None };
+        Given { trust: None, policy, input: None, output: None, model: None, keys: &[], opened: None };
     let _ = check_bytes(bytes, &given, None, None);
 }
 

@@ -246,7 +246,7 @@ impl Checks {
             input: inputs.as_ref(),
             output: Some(outputs),
             model: Some(*model),
-            key: None,
+            keys: &[],
             opened: None,
         };
         let mut rerun = |_: usize, row: &[u8]| auditor.output_hash(row).map_err(|error| error.to_string());

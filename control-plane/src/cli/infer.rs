@@ -184,7 +184,8 @@ impl Args {
         match &error {
             // Not this row's fault.
             ClientError::Refused { status: Status::ModeUnavailable, detail, .. } => {
-                anyhow!("{}: {detail}; choose another --mode", session.address)
+                let remedy = if self.sealed { "ask without --sealed" } else { "choose another --mode" };
+                anyhow!("{}: {detail}; {remedy}", session.address)
             }
             _ => session::of(session.address, error)
                 .context(format!("{}: row {row}, after {answered} answers", self.input.display())),
@@ -238,11 +239,12 @@ impl Args {
                 made => made,
             };
             let file = file.map_err(|error| session::of(session.address, error))?;
-            let path = directory.join(format!("{row}.receipt"));
-            std::fs::write(&path, file.encode()).with_context(|| path.display().to_string())?;
+            // First, so that no receipt stands beside the salt of one before it.
             if let Some(Seal { salt, .. }) = &answer.seal {
                 salts::write(directory, *row, salt)?;
             }
+            let path = directory.join(format!("{row}.receipt"));
+            std::fs::write(&path, file.encode()).with_context(|| path.display().to_string())?;
         }
         bad_proof.map_or(Ok(()), |(row, error)| {
             Err(session::of(session.address, error).context(format!("the proof of row {row}")))

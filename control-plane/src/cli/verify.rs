@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use haca_kernels::Model;
 use haca_verifier::audit::{self, Auditor};
-use haca_verifier::receipt::{self, Asked, Given};
+use haca_verifier::receipt::{self, Asked, Given, Opened};
 use haca_verifier::seal;
 use haca_verifier::zk::{ProofChecker, VerifyingKey};
 use haca_verifier::{Policy, Report, Rows, Trust};
@@ -39,15 +39,16 @@ Examples:
   haca verify receipts/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --output Y.npy --strict
   haca verify receipts/ --stream --model lstm.haca --input steps.npy
   haca verify receipts/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --key mlp.vk --production
-  haca verify sealed/ --connect-keys data/connect.toml --model mlp.haca --strict
-  haca verify sealed/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --salts sealed/
+  haca verify sealed/ --connect-keys data/connect.toml --model mlp.haca --output Y.npy --strict
+  haca verify sealed/ --connect-keys data/connect.toml --model mlp.haca --input X.npy --salts salts/
 
 With --model and --input, the proofs of receipts of mode zk are verified, too. That of a sealed input needs no --input: if it
-holds, --strict asks neither for the input nor for re-execution. With --salts the caller can have both checked. A proof under a key of a ceremony needs that
-key by --key. A development key is taken if the log that --connect-keys trusts holds the proof that names it; --production
-refuses it.
+holds, --strict asks neither for the input nor for re-execution. With --salts the caller can have both checked. A proof under
+a key of a ceremony needs that key by --key. A development key is taken if the log that --connect-keys trusts holds the proof
+that names it. Who made such a key can forge proofs under it, and of a sealed input there is nothing else to go by:
+--production refuses it.
 
-Exit code 0 if nothing failed; with --strict, if also everything could be checked.")]
+Exit code 0 if nothing failed; with --strict, if also everything else could be checked.")]
 pub(crate) struct Args {
     /// Receipt files, or directories of *.receipt files
     #[arg(value_name = "RECEIPT", required = true)]
@@ -73,9 +74,9 @@ pub(crate) struct Args {
     /// Fail also where something could not be checked
     #[arg(long)]
     strict: bool,
-    /// The verification key that proofs of mode zk must be under
+    /// The verification key that proofs of mode zk must be under; may be repeated: a model has one for each statement
     #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    key: Vec<PathBuf>,
     /// Refuse development evidence, which says nothing about hardware, and proofs under development keys
     #[arg(long)]
     production: bool,
@@ -98,8 +99,8 @@ struct Shelf {
     /// Where the salts of sealed inputs are.
     salts: Option<PathBuf>,
     output: Option<Rows>,
-    /// Id of the key that proofs must be under.
-    key: Option<Digest>,
+    /// Ids of the keys that proofs must be under.
+    keys: Vec<Digest>,
     proofs: ProofChecker,
 }
 
@@ -179,10 +180,10 @@ impl Shelf {
             _ => None,
         };
         let policy = if args.production { Policy::PRODUCTION } else { Policy::DEVELOPMENT };
-        let key = args.key.as_deref().map(key_id).transpose()?;
+        let keys = args.key.iter().map(|path| key_id(path)).collect::<anyhow::Result<_>>()?;
         let proofs = ProofChecker::new(model.clone());
         let salts = args.salts.clone();
-        Ok(Shelf { trust, policy, model, replayed, input, salts, output, key, proofs })
+        Ok(Shelf { trust, policy, model, replayed, input, salts, output, keys, proofs })
     }
 
     fn check(&self, path: &Path, auditor: Option<&mut Auditor>) -> Report {
@@ -197,8 +198,12 @@ impl Shelf {
             input: self.input.as_ref(),
             output: self.output.as_ref(),
             model: self.model.as_ref().map(|model| ModelId(model.id())),
-            key: self.key,
-            opened: opened.as_ref().map(|row| row.as_ref().copied().map_err(String::as_str)),
+            keys: &self.keys,
+            opened: opened.as_ref().map(|opened| match opened {
+                Ok(Ok(row)) => Opened::Row(*row),
+                Ok(Err(why)) => Opened::NoRow(why),
+                Err(why) => Opened::NoSalt(why),
+            }),
         };
         let mut proof = |leaf: &Leaf, carried: &ReceiptProof, asked: Option<Asked<'_>>| {
             self.proofs.check(leaf, carried, asked)
@@ -219,12 +224,13 @@ impl Shelf {
 }
 
 impl Shelf {
-    /// The row that the commitment of a sealed receipt opens to with its salt; `None` if it has none, or is not sealed.
-    fn open(&self, path: &Path, bytes: &[u8]) -> Option<Result<usize, String>> {
+    /// The row that the commitment of a sealed receipt opens to with its salt, or why it opens to none; or why the salt is
+    /// not there. `None` if there are no salts, or it is not sealed.
+    fn open(&self, path: &Path, bytes: &[u8]) -> Option<Result<Result<usize, String>, String>> {
         let (Some(salts), Some(rows)) = (&self.salts, &self.input) else { return None };
         let leaf = ReceiptFile::decode(bytes).ok()?.receipt.leaf().ok().filter(|leaf| leaf.sealed)?;
         let salt = match salts::read(salts, path) {
-            Ok(salt) => salt?,
+            Ok(salt) => salt,
             Err(why) => return Some(Err(why)),
         };
         // The receipt's name is its row's number, if nobody has given it another.
@@ -232,13 +238,13 @@ impl Shelf {
         let named = named.filter(|row| *row < rows.len());
         let opens = |row: &usize| seal::commitment(&salt, rows.row(*row)) == leaf.input;
         let found = named.into_iter().chain(0..rows.len()).find(opens);
-        Some(found.ok_or_else(|| {
+        Some(Ok(found.ok_or_else(|| {
             format!(
                 "the commitment opens to none of the {} rows of {} with its salt",
                 rows.len(),
                 rows.name()
             )
-        }))
+        })))
     }
 }
 

@@ -41,4 +41,4 @@ pub use vocabulary::{Dtype, Mode, Stage, Status};
 pub const ALPN: &[u8] = b"haca/1";
 
 /// The version both sides name in `Hello` and `Welcome`.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;

@@ -1,5 +1,5 @@
 //! Sealed inputs of mode `zk`: the leaf carries the caller's commitment to the input in the place of its hash, so that who
-//! has the receipt learns nothing of the input, not even whether it equals another.
+//! has the receipt learns no more of the input than its output tells.
 //!
 //! The commitment is a Poseidon hash of a salt and the row's bytes, which `haca-verifier` computes (`seal`). Nothing on the
 //! way to the leaf looks into it: a proof shows that it opens, or there is no proof.

@@ -60,8 +60,9 @@ pub(super) fn proof(
         let (key, named) = (short(&key), short(&named));
         return Outcome::Failed(format!("the file carries the key {key}, the proof names {named}"));
     }
-    if let Some(trusted) = given.key.filter(|trusted| *trusted != key) {
-        let (key, trusted) = (short(&key), short(&trusted));
+    if !given.keys.is_empty() && !given.keys.contains(&key) {
+        let trusted: Vec<String> = given.keys.iter().map(short).collect();
+        let (key, trusted) = (short(&key), trusted.join(", "));
         return Outcome::Failed(format!("the proof is under the key {key}, the key given is {trusted}"));
     }
     let Some(check) = check else {
@@ -82,7 +83,7 @@ pub(super) fn proof(
         Ok(Asked::Sealed) => "the sealed input".to_owned(),
         Err(missing) => return missing,
     };
-    if given.key.is_none()
+    if given.keys.is_empty()
         && let Err(outcome) = believed(carried, development, given.trust)
     {
         return outcome;

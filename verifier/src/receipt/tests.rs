@@ -12,7 +12,7 @@ const NOTHING: Given<'_> = Given {
     input: None,
     output: None,
     model: None,
-    key: None,
+    keys: &[],
     opened: None,
 };
 

@@ -151,7 +151,7 @@ mod tests {
                 input: Some(&self.input),
                 output: None,
                 model: Some(self.leaf.model),
-                key: None,
+                keys: &[],
                 opened: None,
             }
         }

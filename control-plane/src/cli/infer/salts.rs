@@ -1,7 +1,7 @@
 //! The salts of sealed inputs: `ROW.salt` beside `ROW.receipt`, for the user's eyes alone.
 
 use std::fs::{OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -22,17 +22,16 @@ pub(crate) fn write(directory: &Path, row: usize, salt: &Salt) -> anyhow::Result
     written().with_context(|| path.display().to_string())
 }
 
-/// Reads the salt of a receipt, which has its name; `None` if there is none.
+/// Reads the salt of a receipt, which has its name.
 ///
 /// # Errors
-/// If the file cannot be read or is no salt, for a person.
-pub(crate) fn read(directory: &Path, receipt: &Path) -> Result<Option<Salt>, String> {
-    let Some(name) = receipt.file_stem() else { return Ok(None) };
+/// If the file is not there, cannot be read or is no salt, for a person.
+pub(crate) fn read(directory: &Path, receipt: &Path) -> Result<Salt, String> {
+    let name = receipt.file_stem().ok_or("the receipt has no name to find its salt by")?;
     let path = directory.join(name).with_added_extension("salt");
     let failed = |why: String| format!("{}: {why}", path.display());
     match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map(Some).map_err(|_| failed("not a salt".to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(text) => text.trim().parse().map_err(|_| failed("not a salt".to_owned())),
         Err(error) => Err(failed(error.to_string())),
     }
 }
@@ -50,8 +49,9 @@ mod tests {
         let salt = Salt([9; Salt::LEN]);
         write(directory.path(), 7, &salt).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, PRIVATE);
-        assert_eq!(read(directory.path(), Path::new("elsewhere/7.receipt")), Ok(Some(salt)));
-        assert_eq!(read(directory.path(), Path::new("8.receipt")), Ok(None));
+        assert_eq!(read(directory.path(), Path::new("elsewhere/7.receipt")), Ok(salt));
+        let missing = read(directory.path(), Path::new("8.receipt")).unwrap_err();
+        assert!(missing.contains("8.salt"), "{missing}");
         std::fs::write(&path, "0909").unwrap();
         assert!(read(directory.path(), Path::new("7.receipt")).is_err());
     }

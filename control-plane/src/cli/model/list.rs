@@ -38,6 +38,7 @@ impl Args {
                         "accepts_i16": model.accepts_i16,
                         "max_batch": model.max_batch,
                         "zk_refused": model.zk_refused,
+                        "sealed_refused": model.sealed_refused,
                     })
                 })
                 .collect();
@@ -52,7 +53,12 @@ impl Args {
                 model.input_shape.to_string(),
                 model.output_shape.to_string(),
                 model.max_batch.to_string(),
-                if model.zk_refused.is_none() { "yes" } else { "no" }.to_owned(),
+                match (&model.zk_refused, &model.sealed_refused) {
+                    (None, None) => "yes",
+                    (None, Some(_)) => "not sealed",
+                    (Some(_), _) => "no",
+                }
+                .to_owned(),
             ]);
         }
         let none = if models.is_empty() { "no models; push one with `haca model push`\n" } else { "" };

@@ -49,9 +49,14 @@ impl Args {
                 "name": entry.name,
                 "id": entry.id,
                 "zk_refused": entry.zk_refused,
+                "sealed_refused": entry.sealed_refused,
             }));
         }
-        let zk = entry.zk_refused.map(|why| format!("not in mode zk: {why}\n")).unwrap_or_default();
+        let zk = match (&entry.zk_refused, &entry.sealed_refused) {
+            (Some(why), _) => format!("not in mode zk: {why}\n"),
+            (None, Some(why)) => format!("in mode zk not with sealed inputs: {why}\n"),
+            (None, None) => String::new(),
+        };
         output::print(&format!(
             "{address} serves {} ({}) as {}\n{zk}",
             self.model.display(),

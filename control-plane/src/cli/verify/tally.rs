@@ -83,10 +83,8 @@ impl Tally {
             }
         }
         let Tally { held, incomplete, failed, .. } = self;
-        text += &format!(
-            "{} receipts: {held} held in every check, {incomplete} incomplete, {failed} failed\n",
-            self.receipts()
-        );
+        text +=
+            &format!("{} receipts: {held} held, {incomplete} incomplete, {failed} failed\n", self.receipts());
         text
     }
 

@@ -160,7 +160,7 @@ async fn the_pinned_certificate_without_its_key_is_refused() {
 async fn another_protocol_or_version_says_what_to_do() {
     let error = connect(Behaviour { alpn: b"h3", ..Behaviour::default() }).await.unwrap_err();
     assert!(matches!(error, ClientError::WrongProtocol { .. }), "{error}");
-    let welcome: Lie<Welcome> = |welcome| welcome.protocol_version = 2;
+    let welcome: Lie<Welcome> = |welcome| welcome.protocol_version += 1;
     let error = connect(Behaviour { welcome, ..Behaviour::default() }).await.unwrap_err();
     assert!(error.to_string().contains("use a client of the node's release"), "{error}");
 }

@@ -2,7 +2,7 @@ use haca_wire::event::{PROOF_LEN, VerifierKey};
 
 use super::*;
 use crate::attestation::Policy;
-use crate::receipt::check;
+use crate::receipt::{Opened, check};
 use crate::report::{Check, Report, Verdict};
 use crate::specimen;
 
@@ -146,14 +146,14 @@ fn the_production_policy_refuses_a_development_key() {
 fn a_key_of_a_ceremony_must_be_given_and_one_of_development_be_named_by_the_log() {
     let shelf = specimen::Shelf::new();
     let mut ceremony = |_: &Leaf, _: &ReceiptProof, _: Option<Asked<'_>>| Ok(ProofKey { development: false });
-    let mut with = |key| {
-        let given = Given { policy: Policy::PRODUCTION, key, ..shelf.given() };
+    let mut with = |keys: &[Digest]| {
+        let given = Given { policy: Policy::PRODUCTION, keys, ..shelf.given() };
         check(&file(), &given, Some(&mut specimen::rerun), Some(&mut ceremony))
     };
-    assert_unchecked(&with(None), Check::Proof, "--key");
-    assert_failed(&with(Some(Digest([1; 32]))), Check::Proof, "the key given");
+    assert_unchecked(&with(&[]), Check::Proof, "--key");
+    assert_failed(&with(&[Digest([1; 32])]), Check::Proof, "the key given");
     let key = Digest(Sha256::digest(KEY).into());
-    assert_eq!(with(Some(key)).verdict(), Verdict::Held);
+    assert_eq!(with(&[Digest([1; 32]), key]).verdict(), Verdict::Held);
 
     let mut unlogged = file();
     unlogged.proof.as_mut().unwrap().proof_inclusion = specimen::logged(&Digest([1; 32]), 3);
@@ -262,12 +262,14 @@ fn a_sealed_input_that_opens_is_held_against_output_and_model() {
     let (_, file) = sealed();
     let shelf = specimen::Shelf::new();
     let opened = |row| report(&file, &Given { opened: Some(row), ..shelf.given() });
-    let held = opened(Ok(specimen::ROW));
+    let held = opened(Opened::Row(specimen::ROW));
     for check in [Check::Input, Check::Output, Check::ReExecution] {
         assert!(matches!(held.outcome(check), Outcome::Held(_)), "\n{held}");
     }
-    assert_failed(&opened(Err("no row has it")), Check::Input, "no row has it");
-    let other = opened(Ok(0));
+    assert_failed(&opened(Opened::NoRow("no row has it")), Check::Input, "no row has it");
+    let unread = opened(Opened::NoSalt("5.salt: no such file"));
+    assert!(matches!(unread.outcome(Check::Input), Outcome::NotChecked { .. }), "\n{unread}");
+    let other = opened(Opened::Row(0));
     assert!(matches!(other.outcome(Check::Output), Outcome::Failed(_)), "\n{other}");
     assert!(matches!(other.outcome(Check::ReExecution), Outcome::Failed(_)), "\n{other}");
 }

@@ -344,7 +344,11 @@ impl Builder {
     }
 
     /// The finished system.
+    ///
+    /// # Panics
+    /// If it is too large: constraints are missing of it.
     pub(super) fn system(self) -> ConstraintSystem {
+        assert!(!self.is_too_large(), "a system that all constraints were written to");
         let constraints = self.constraints.expect("a builder of constraints");
         constraints.finish(self.public.len(), self.private.len())
     }

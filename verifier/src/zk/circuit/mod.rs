@@ -33,7 +33,7 @@ use super::r1cs::ConstraintSystem;
 pub use statement::{Binding, Statement, StatementError, StatementKind};
 
 /// Version of the circuits that this code makes: another one makes other keys.
-pub const CIRCUIT_VERSION: u32 = 2;
+pub const CIRCUIT_VERSION: u32 = 3;
 
 /// Constraints above this are refused: their keys would have gigabytes.
 const MAX_CONSTRAINTS: usize = 1 << 24;
@@ -215,6 +215,9 @@ fn synthesize(
     let before = builder.len();
     let output = &tensors[model.output_index()];
     statement::output(builder, model.tensor(model.output_index()), output);
+    if builder.is_too_large() {
+        return Err(Unsupported::TooLarge { layer: "output".into() });
+    }
     costs.push(Cost { name: "output".into(), operator: "", constraints: builder.len() - before });
     Ok(output.iter().map(|number| number.value as i64).collect())
 }
