@@ -274,6 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn intact_openings_behind_a_damaged_length_are_kept_aside_when_they_are_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rig = Rig::open(dir.path(), 1 << 12, 1 << 20);
+        (0..4).for_each(|number| rig.append(0, number));
+        rig.settle([4, 0]);
+        let begin = rig.openings.read(OpeningPosition(0), 0).unwrap()[0].next.0 as usize;
+        drop(rig);
+        let path = segments(dir.path()).pop().unwrap();
+        let mut written = std::fs::read(&path).unwrap();
+        written[begin + 8] ^= 1;
+        std::fs::write(&path, &written).unwrap();
+        let rig = Rig::open(dir.path(), 1 << 12, 1 << 20);
+        assert_eq!(rig.numbers(OpeningPosition(0)), [0]);
+        let kept = segments(dir.path()).pop().unwrap();
+        assert_eq!(std::fs::read(&kept).unwrap(), written[begin..], "{}", kept.display());
+        let again = Openings::open(&folder(dir.path())).unwrap();
+        assert_eq!(again.end(), rig.openings.end(), "what is kept aside is no segment");
+    }
+
+    #[test]
     fn segments_before_a_position_are_deleted_and_an_older_one_reads_on_behind_them() {
         let dir = tempfile::tempdir().unwrap();
         let mut rig = Rig::open(dir.path(), 1 << 12, 300);

@@ -90,7 +90,8 @@ impl Openings {
         })
     }
 
-    /// Cuts off, durably, what lies behind the last opening.
+    /// Cuts off, durably, what lies behind the last opening. If intact openings may be among it, a copy stays beside the
+    /// segment: then it was not a write that ended early.
     pub(crate) fn cut(&self) -> Result<(), ReadError> {
         let (last, end) = {
             let kept = self.lock();
@@ -100,7 +101,14 @@ impl Openings {
         let path = self.path(start);
         let length = file_len(&path)?;
         if length != end - start {
-            tracing::warn!(path = %path.display(), bytes = length - (end - start), "cutting a torn opening");
+            let bytes = length - (end - start);
+            if damage::may_hold_record(&path, start, end, start + length).map_err(failed(&path))? {
+                let kept = self.dir.join(format!("{start:020}.{end:020}.damaged"));
+                self.keep_aside(&path, end - start, &kept).map_err(failed(&kept))?;
+                tracing::error!(kept = %kept.display(), bytes, "an opening is damaged; what lies behind it is kept aside");
+            } else {
+                tracing::warn!(path = %path.display(), bytes, "cutting a torn opening");
+            }
             let cut = File::options().write(true).open(&path).and_then(|file| {
                 file.set_len(end - start)?;
                 file.sync_all()
@@ -108,6 +116,16 @@ impl Openings {
             cut.map_err(failed(&path))?;
         }
         Ok(())
+    }
+
+    /// Copies, durably, what a segment has from an offset on.
+    fn keep_aside(&self, path: &Path, offset: u64, kept: &Path) -> std::io::Result<()> {
+        let mut segment = File::open(path)?;
+        segment.seek(SeekFrom::Start(offset))?;
+        let mut copy = File::create(kept)?;
+        std::io::copy(&mut segment, &mut copy)?;
+        copy.sync_all()?;
+        sync_dir(&self.dir)
     }
 
     /// Behind the last opening that may be read.

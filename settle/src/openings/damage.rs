@@ -47,6 +47,14 @@ pub(super) fn behind(path: &Path, start: u64, at: u64, end: u64) -> io::Result<O
     Ok(record_behind(&read(path, start, at, end)?).map(|len| at + len as u64))
 }
 
+/// Whether somewhere behind `at` an intact record begins, or may begin: then more than the end of a write is lost with what
+/// lies there.
+pub(super) fn may_hold_record(path: &Path, start: u64, at: u64, end: u64) -> io::Result<bool> {
+    let bytes = read(path, start, at, end)?;
+    let mut budget = MAX_HASHED;
+    Ok((1..bytes.len()).any(|at| is_record(&bytes[at..], &mut budget).unwrap_or(true)))
+}
+
 fn read(path: &Path, start: u64, at: u64, end: u64) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(at - start))?;
