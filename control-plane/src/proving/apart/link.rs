@@ -221,10 +221,15 @@ impl Link {
         }
     }
 
-    /// Sees to it that the folder has a model: asks for its file once.
-    pub(super) async fn fetch(&mut self, models: &Models, id: &ModelId) -> Result<(), LinkError> {
+    /// Sees to it that the folder has a model: asks for its file once. The inner error says why the node has none to give,
+    /// and will have none: that is the fault of one model, and no reason to end the session.
+    pub(super) async fn fetch(
+        &mut self,
+        models: &Models,
+        id: &ModelId,
+    ) -> Result<Result<(), String>, LinkError> {
         if models.has(id) {
-            return Ok(());
+            return Ok(Ok(()));
         }
         let address = self.address;
         let (mut send, mut receive) =
@@ -236,14 +241,17 @@ impl Link {
             Some((Kind::Refusal, payload)) => {
                 let Refusal { may_pass, why } = self.read(Refusal::decode(&payload))?;
                 let why = format!("model {id} cannot be fetched: {why}");
-                return Err(LinkError::Refused { address, why, may_pass });
+                return match may_pass {
+                    true => Err(LinkError::Refused { address, why, may_pass }),
+                    false => Ok(Err(why)),
+                };
             }
             Some((other, _)) => return Err(self.unexpected(other)),
             None => return Err(self.broken("a model's stream ended without it")),
         };
         match models.keep_checked(id, &file) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(self.broken("a model's file is not that model")),
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => Ok(Err(format!("what the node gives as model {id} is not that model"))),
             Err(error) => Err(LinkError::Disk(error)),
         }
     }

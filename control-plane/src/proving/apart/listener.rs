@@ -277,7 +277,9 @@ async fn serve_files(desk: Arc<Desk>, connection: Connection) {
                 return Err(End::Unexpected(kind));
             }
             let (id, models) = (message::decode_model(&payload)?, desk.models.clone());
-            match tokio::task::spawn_blocking(move || models.file(&id)).await {
+            // What is damaged here is told here: the other end can do nothing about it.
+            let file = move || models.load(&id).and_then(|_| models.file(&id));
+            match tokio::task::spawn_blocking(file).await {
                 Ok(Ok(file)) => frame::send(&mut send, Kind::Model, &file).await?,
                 Ok(Err(error)) => {
                     tracing::error!(model = %id, %error, "a service cannot be given a model");

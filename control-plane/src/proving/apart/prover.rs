@@ -9,6 +9,7 @@ use super::message::{self, Proven};
 use crate::proving::attempt::{self, Made, Unprovable};
 use crate::proving::queue::Job;
 use crate::proving::workbench::{Models, Workbench};
+use haca_settle::OpeningPosition;
 use haca_wire::connect::Connect;
 use haca_wire::sign::Role;
 use haca_wire::{Digest, ModelId};
@@ -93,7 +94,10 @@ impl Bench {
     async fn prove(&mut self, link: &mut Link, job: Job) -> Result<(), LinkError> {
         let (position, request, hash) = (job.position, job.leaf.request, job.leaf.hash());
         if self.made.as_ref().is_none_or(|(of, _)| *of != hash) {
-            link.fetch(&self.models, &job.leaf.model).await?;
+            if let Err(why) = link.fetch(&self.models, &job.leaf.model).await? {
+                tracing::error!(%request, why, "cannot be proven");
+                return decline(link, position, &why).await;
+            }
             let begun = Instant::now();
             let made = self
                 .blocking(move |workbench, pool| attempt::prove(workbench, pool, &job.leaf, &job.opening));
@@ -105,8 +109,7 @@ impl Bench {
                 Err(Unprovable::Bench(error)) if error.may_pass() => return Err(LinkError::Disk(error)),
                 Err(reason) => {
                     tracing::error!(%request, %reason, "cannot be proven");
-                    let unprovable = message::encode_unprovable(position, &reason.to_caller());
-                    return link.send(Kind::Unprovable, &unprovable).await;
+                    return decline(link, position, &reason.to_caller()).await;
                 }
             }
         }
@@ -116,7 +119,10 @@ impl Bench {
     }
 
     async fn make_ready(&mut self, link: &mut Link, model: ModelId) -> Result<(), LinkError> {
-        link.fetch(&self.models, &model).await?;
+        if let Err(why) = link.fetch(&self.models, &model).await? {
+            tracing::error!(%model, why, "cannot be proven");
+            return Ok(());
+        }
         self.blocking(move |workbench, pool| attempt::make_ready(workbench, pool, &model)).await;
         Ok(())
     }
@@ -136,4 +142,9 @@ impl Bench {
         self.workbench = Some(workbench);
         computed
     }
+}
+
+/// Says that a request cannot be proven here, so that it goes to the others.
+async fn decline(link: &mut Link, position: OpeningPosition, why: &str) -> Result<(), LinkError> {
+    link.send(Kind::Unprovable, &message::encode_unprovable(position, why)).await
 }

@@ -130,7 +130,7 @@ async fn a_proof_that_does_not_hold_is_not_logged_and_its_prover_is_shut_out() {
         let job = message::decode_job(&payload).unwrap();
         assert_eq!(job.leaf.request, request);
         let models = Models::new(kept.path().join("models"));
-        link.fetch(&models, &job.leaf.model).await?;
+        link.fetch(&models, &job.leaf.model).await?.unwrap();
         let mut workbench = Workbench::new(models, &kept.path().join("keys"), usize::MAX);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         // A proof that holds, of a request that was never made.
@@ -252,5 +252,38 @@ async fn verdicts_that_are_not_the_verifiers_own_are_not_entered() {
     }
     assert_eq!(rig.events().1.len(), 1);
     assert_eq!(rig.metrics().disagreements.load(Relaxed), 0);
+    rig.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_damaged_on_the_node_fails_its_requests_and_ends_no_prover() {
+    use haca_dataplane::config::Place;
+    let rig = Rig::start(ZkSettings { provers: vec![liar()], prover: Place::Apart, ..ZkSettings::default() });
+    let rig = rig.await;
+    let models = rig._dir.path().join("zk/models");
+    for damage in [Some(b"rot".as_slice()), None] {
+        for file in std::fs::read_dir(&models).unwrap() {
+            let path = file.unwrap().path();
+            match damage {
+                _ if path.extension().is_none_or(|extension| extension != "haca") => {}
+                Some(rot) => std::fs::write(&path, rot).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+        }
+        let request = rig.ask().await;
+        let kept = tempfile::tempdir().unwrap();
+        let (tell, stop) = Stop::new();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let connect = rig.node.as_ref().unwrap().connect().clone();
+        let prover = super::Prover::new(connect, &LIAR, kept.path(), pool).unwrap();
+        let failed = async {
+            let states = rig.client.await_proofs(&[request]).await.unwrap();
+            tell.send(true).unwrap();
+            states[0].outcome
+        };
+        let (ended, outcome) = tokio::join!(prover.run(stop), failed);
+        ended.unwrap();
+        assert_eq!(outcome, ProofOutcome::Failed);
+    }
     rig.stop();
 }

@@ -141,13 +141,9 @@ impl Bench {
     ) -> Result<Vec<Ruling>, LinkError> {
         let models: BTreeSet<ModelId> = shown.iter().map(|shown| shown.case.leaf.model).collect();
         for model in models {
-            match link.fetch(&self.models, &model).await {
-                Ok(()) => {}
-                // Of what it is, nothing can be said; of the others, something can.
-                Err(error @ LinkError::Refused { may_pass: false, .. }) => {
-                    tracing::error!(%error, "proofs of a model cannot be judged");
-                }
-                Err(error) => return Err(error),
+            // Of its proofs, nothing can be said; of the others, something can.
+            if let Err(why) = link.fetch(&self.models, &model).await? {
+                tracing::error!(%model, why, "proofs of a model cannot be judged");
             }
         }
         let mut judge = self.judge.take().expect("it is put back below");
