@@ -56,7 +56,7 @@ pub(crate) enum Judgement {
     Impossible(String),
 }
 
-/// Why a proof is refused, or not judged.
+/// Why a proof is refused, or not judged. Of a key of another release nothing is known: it may well be right.
 #[derive(Debug, thiserror::Error)]
 enum Wrong {
     #[error("it is the proof of another receipt")]
@@ -190,7 +190,10 @@ impl Judge {
 impl From<Wrong> for Judgement {
     fn from(wrong: Wrong) -> Self {
         match wrong {
-            Wrong::Opening | Wrong::Model(_) => Judgement::Impossible(wrong.to_string()),
+            Wrong::Opening
+            | Wrong::Model(_)
+            | Wrong::Key(KeyError::Version(_))
+            | Wrong::Statement(StatementError::CircuitVersion(_)) => Judgement::Impossible(wrong.to_string()),
             Wrong::Refused(Refused::False(_)) => Judgement::Refused("it does not hold".to_owned()),
             wrong => Judgement::Refused(wrong.to_string()),
         }
@@ -210,6 +213,17 @@ const MAX_KNOWN: usize = 64;
 mod tests {
     use super::*;
     use haca_wire::Salt;
+
+    #[test]
+    fn what_another_release_made_is_not_called_false() {
+        let other: [Wrong; 2] = [KeyError::Version(9).into(), StatementError::CircuitVersion(9).into()];
+        for wrong in other {
+            assert!(
+                matches!(Judgement::from(wrong), Judgement::Impossible(why) if why.contains("version 9"))
+            );
+        }
+        assert!(matches!(Judgement::from(Wrong::OtherKey), Judgement::Refused(_)));
+    }
 
     #[test]
     fn of_a_sealed_input_verifiers_are_shown_the_output_alone() {

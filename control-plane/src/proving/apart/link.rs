@@ -5,6 +5,7 @@ use super::listener::IDLE_TIMEOUT;
 use super::message::{self, Hello, Refusal, Unread, Welcome};
 use crate::proving::workbench::{Models, WorkbenchError};
 use haca_client::{ClientError, ClientOptions, dial};
+use haca_verifier::zk::CIRCUIT_VERSION;
 use haca_wire::connect::Connect;
 use haca_wire::sign::{Role, ServiceKey};
 use haca_wire::{ModelId, NodeId};
@@ -194,7 +195,8 @@ impl Link {
         (self.connection.export_keying_material(&mut secret, message::EXPORTER, b""))
             .map_err(|_| self.broken("the TLS session exports no secret"))?;
         let (role, key) = (node.role, node.key.public());
-        let hello = Hello { role, key, signature: node.key.greet(role, &secret) };
+        let circuits = CIRCUIT_VERSION;
+        let hello = Hello { role, circuits, key, signature: node.key.greet(role, &secret) };
         self.send(Kind::Hello, &hello.encode()).await?;
         match self.receive().await? {
             (Kind::Welcome, payload) => self.read(Welcome::decode(&payload)),

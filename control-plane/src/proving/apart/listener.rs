@@ -246,7 +246,7 @@ async fn greet(
     let exported = connection.export_keying_material(&mut secret, message::EXPORTER, b"");
     let is_known = exported.is_ok() && verify_service(&hello.key, hello.role, &secret, &hello.signature);
     let admitted = match is_known {
-        true => desk.admission.admit(hello.role, &hello.key),
+        true => hello.check_circuits().and_then(|()| desk.admission.admit(hello.role, &hello.key)),
         false => Err(Refusal { may_pass: false, why: "the greeting is not signed by its key".to_owned() }),
     };
     match admitted {

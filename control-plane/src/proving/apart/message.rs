@@ -3,11 +3,12 @@
 //!
 //! | message | bytes | |
 //! |---|---|---|
-//! | `Hello` | 0..2 | version of this protocol, `u16`, 1 |
+//! | `Hello` | 0..2 | version of this protocol, `u16`, 2 |
 //! | | 2 | role: 0 prover, 1 verifier |
 //! | | 3 | zero |
-//! | | 4..36 | the service's Ed25519 key |
-//! | | 36..100 | its signature over `haca service session v1`, a zero byte, the role, and 32 bytes that the TLS session exports under the label `EXPORTER haca service` |
+//! | | 4..8 | version of the circuits that it knows, `u32` |
+//! | | 8..40 | the service's Ed25519 key |
+//! | | 40..104 | its signature over `haca service session v1`, a zero byte, the role, and 32 bytes that the TLS session exports under the label `EXPORTER haca service` |
 //! | `Welcome` | 0..32 | the node's key |
 //! | | 32..40 | length of the longest model file, `u64` |
 //! | `Refusal` | 0 | 1 if trying again may help, else 0 |
@@ -30,15 +31,16 @@
 use crate::proving::docket::Ruling;
 use crate::proving::queue::Job;
 use haca_settle::OpeningPosition;
+use haca_verifier::zk::CIRCUIT_VERSION;
 use haca_wire::event::{Event, PROOF_LEN};
 use haca_wire::sign::{Role, SIGNATURE_LEN};
 use haca_wire::{Digest, Leaf, ModelId, NodeId};
 
 /// ALPN of the protocol. Another version is another protocol.
-pub(super) const ALPN: &[u8] = b"haca-service/1";
+pub(super) const ALPN: &[u8] = b"haca-service/2";
 /// What the TLS session exports is for this.
 pub(super) const EXPORTER: &[u8] = b"EXPORTER haca service";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Texts for a person.
 const MAX_TEXT: usize = 1024;
 
@@ -101,15 +103,18 @@ fn cut(text: &str) -> &str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hello {
     pub(super) role: Role,
+    /// Version of the circuits that it knows: proofs of others it can neither make nor judge.
+    pub(super) circuits: u32,
     pub(super) key: Digest,
     pub(super) signature: [u8; SIGNATURE_LEN],
 }
 
 impl Hello {
-    pub(super) const LEN: usize = 100;
+    pub(super) const LEN: usize = 104;
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        [&VERSION.to_le_bytes()[..], &[self.role as u8, 0], &self.key.0, &self.signature].concat()
+        let (version, circuits) = (VERSION.to_le_bytes(), self.circuits.to_le_bytes());
+        [&version[..], &[self.role as u8, 0], &circuits, &self.key.0, &self.signature].concat()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Unread> {
@@ -119,8 +124,24 @@ impl Hello {
         }
         let [role, 0] = fields.take()? else { return Err(Unread("a reserved byte is not zero")) };
         let role = Role::from_wire(role).ok_or(Unread("its role is not known"))?;
-        let hello = Hello { role, key: Digest(fields.take()?), signature: fields.take()? };
+        let circuits = u32::from_le_bytes(fields.take()?);
+        let hello = Hello { role, circuits, key: Digest(fields.take()?), signature: fields.take()? };
         fields.end().map(|()| hello)
+    }
+
+    /// Whether it knows the circuits of this release.
+    pub(super) fn check_circuits(&self) -> Result<(), Refusal> {
+        let Hello { role, circuits, .. } = self;
+        match *circuits == CIRCUIT_VERSION {
+            true => Ok(()),
+            false => Err(Refusal {
+                may_pass: false,
+                why: format!(
+                    "this {role} is of a release with circuits of version {circuits}, the node's are of version \
+                     {CIRCUIT_VERSION}; use the node's release"
+                ),
+            }),
+        }
     }
 }
 

@@ -58,7 +58,7 @@ proptest! {
         openings in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 0..8), keys in 1usize..4,
     ) {
         let role = if flag { Role::Prover } else { Role::Verifier };
-        let hello = Hello { role, key: Digest([1; 32]), signature: [2; 64] };
+        let hello = Hello { role, circuits: numbers.1 as u32, key: Digest([1; 32]), signature: [2; 64] };
         prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         prop_assert_eq!(hello.encode().len(), Hello::LEN);
         let welcome = Welcome { node: NodeId([3; 32]), max_model_bytes: numbers.0 };
@@ -105,6 +105,15 @@ proptest! {
             let _ = (Docketed::decode(&bytes[..cut]), decode_rulings(&bytes[..cut]));
         }
     }
+}
+
+#[test]
+fn a_service_of_other_circuits_is_told_both_versions() {
+    let hello = |circuits| Hello { role: Role::Prover, circuits, key: Digest([1; 32]), signature: [2; 64] };
+    assert_eq!(hello(CIRCUIT_VERSION).check_circuits(), Ok(()));
+    let refusal = hello(CIRCUIT_VERSION + 1).check_circuits().unwrap_err();
+    let versions = [CIRCUIT_VERSION, CIRCUIT_VERSION + 1].map(|version| format!("version {version}"));
+    assert!(!refusal.may_pass && versions.iter().all(|version| refusal.why.contains(version)), "{refusal:?}");
 }
 
 #[test]
