@@ -181,6 +181,13 @@ impl Listener {
         let (desk, strangers) = (Arc::new(self.desk), Arc::new(Semaphore::new(MAX_STRANGERS)));
         let accept = async {
             while let Some(incoming) = endpoint.accept().await {
+                // A stranger takes one of few places, so it has to show first that it is where it says (RFC 9000,
+                // section 8.1.2); who answers no retry takes none.
+                if !incoming.remote_address_validated() {
+                    // Fails for none that is not validated; that one would be refused.
+                    let _ = incoming.retry();
+                    continue;
+                }
                 match Arc::clone(&strangers).try_acquire_owned() {
                     Ok(stranger) => drop(tokio::spawn(attend(Arc::clone(&desk), incoming, stranger))),
                     Err(_) => incoming.refuse(),
