@@ -74,6 +74,25 @@ fn fails(role: &str, data: &Path, connect: &Path, words: &[&str]) {
     }
 }
 
+#[test]
+fn a_service_says_its_key_before_there_is_a_node() {
+    let folder = tempfile::tempdir().unwrap();
+    for role in ["prover", "verifier"] {
+        let data = folder.path().join(role);
+        let ran = Command::new(env!("CARGO_BIN_EXE_haca"))
+            .args([role, "--connect"])
+            .arg(folder.path().join("connect.toml"))
+            .arg("--data")
+            .arg(&data)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(ran.stdout).unwrap();
+        assert_eq!(ran.status.code(), Some(1));
+        assert!(said.contains(&format!("zk.{role}s = [\"")), "{said}");
+        assert!(data.join(format!("{role}.key")).exists());
+    }
+}
+
 /// A port that is free now: a node that is started again must be found where it was.
 fn free_port() -> u16 {
     std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

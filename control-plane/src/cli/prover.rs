@@ -7,7 +7,7 @@ use super::service;
 
 /// Proves what a node has answered in mode zk, apart from it: takes openings from the node, one at a time, and gives proofs
 /// back. The node lets it in if its settings name the prover's key (zk.provers), which is made and printed at the first
-/// start. Runs until it is told to stop (SIGTERM, SIGINT), and hands in the proof that it is making; a second signal ends
+/// start, before there has to be a node. Runs until it is told to stop (SIGTERM, SIGINT), and hands in the proof that it is making; a second signal ends
 /// it at once. When the node is away it waits for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -25,7 +25,6 @@ impl Args {
         self.service.run(
             Role::Prover,
             |connect, seed, data, pool| Prover::new(connect, seed, data, pool),
-            Prover::key,
             async |prover, stop| prover.run(stop).await,
         )
     }

@@ -7,7 +7,7 @@ use haca_control_plane::proving::apart::{LinkError, Stop};
 use haca_dataplane::background;
 use haca_dataplane::keys::{self, Seed};
 use haca_wire::connect::Connect;
-use haca_wire::sign::Role;
+use haca_wire::sign::{Role, ServiceKey};
 use rayon::ThreadPool;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,21 +33,21 @@ impl Args {
         self,
         role: Role,
         make: impl FnOnce(Connect, &Seed, &Path, ThreadPool) -> Result<S, LinkError>,
-        key: impl FnOnce(&S) -> haca_wire::Digest,
         run: impl AsyncFnOnce(S, Stop) -> Result<(), LinkError>,
     ) -> anyhow::Result<()> {
-        let connect = read::connect(&self.connect)?;
         output::log_to_stderr();
         std::fs::create_dir_all(&self.data).with_context(|| self.data.display().to_string())?;
         let seed = keys::seed(&self.data.join(format!("{role}.key")))?;
+        // Before the node is looked for: the node must know the key before it gives its address.
+        let key = ServiceKey::from_seed(&seed).public();
+        output::print(&format!("{role} {key}\nthe node must name it: zk.{role}s = [\"{key}\"]\n"))?;
+        let connect = read::connect(&self.connect)?;
         background::yield_cores(&[]);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads)
             .thread_name(move |index| format!("{role}-{index}"))
             .build()?;
         let service = make(connect, &seed, &self.data, pool)?;
-        let key = key(&service);
-        output::print(&format!("{role} {key}\nthe node must name it: zk.{role}s = [\"{key}\"]\n"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let done = runtime.block_on(async {
             let (tell, stop) = Stop::new();

@@ -50,11 +50,6 @@ impl Prover {
         Ok(Self { node, bench })
     }
 
-    /// Its key, by which the node must know it.
-    pub fn key(&self) -> Digest {
-        self.node.key.public()
-    }
-
     /// Proves until it is told to stop; the proof that is being made is handed in.
     ///
     /// # Errors

@@ -14,10 +14,10 @@ use crate::proving::verifier::rule;
 use crate::proving::workbench::{Models, WorkbenchError};
 use haca_settle::write_whole;
 use haca_verifier::{LogKey, TreeHead};
+use haca_wire::ModelId;
 use haca_wire::connect::Connect;
 use haca_wire::event::VerifierKey;
 use haca_wire::sign::Role;
-use haca_wire::{Digest, ModelId};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -70,11 +70,6 @@ impl Verifier {
         };
         let (key, judge) = (Arc::new(VerifierKey::from_seed(seed)), Some(Judge::new(models.clone())));
         Ok(Self { node, bench: Bench { key, log, judge, pool: Arc::new(pool), models, head, file } })
-    }
-
-    /// Its key, by which the node must know it and under which its verdicts verify.
-    pub fn key(&self) -> Digest {
-        self.node.key.public()
     }
 
     /// Judges until it is told to stop; the batch that is being judged is handed in.
