@@ -117,6 +117,21 @@ pub(super) struct Link {
     send: SendStream,
     receive: RecvStream,
     max_model_bytes: u64,
+    /// Whether it has said anything that came of its work.
+    has_worked: bool,
+}
+
+/// Time until the next session.
+struct Pause(Duration);
+
+impl Pause {
+    /// After a session that ended: longer each time, until one has come to something. That one was let in is not enough:
+    /// who cannot keep what work takes would ask for it again at once, for ever.
+    fn after(&mut self, has_worked: bool) -> Duration {
+        let pause = if has_worked { FIRST_PAUSE } else { self.0 };
+        self.0 = (2 * pause).min(LAST_PAUSE);
+        pause
+    }
 }
 
 impl Node {
@@ -132,22 +147,23 @@ impl Node {
         state: &mut S,
         mut session: impl AsyncFnMut(&mut Link, &mut S, &mut Stop) -> Result<(), LinkError>,
     ) -> Result<(), LinkError> {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = Pause(FIRST_PAUSE);
         while !stop.is_told() {
             let link = tokio::select! {
                 link = self.open() => link,
                 () = stop.told() => return Ok(()),
             };
-            let ended = match link {
+            let (ended, has_worked) = match link {
                 Ok(mut link) => {
                     tracing::info!(node = %self.address, "the node gives work");
-                    pause = FIRST_PAUSE;
                     let ended = session(&mut link, state, stop).await;
+                    let has_worked = link.has_worked;
                     link.close().await;
-                    ended
+                    (ended, has_worked)
                 }
-                Err(error) => Err(error),
+                Err(error) => (Err(error), false),
             };
+            let pause = pause.after(has_worked);
             match ended {
                 Ok(()) => return Ok(()),
                 Err(error) if error.may_pass() => {
@@ -159,7 +175,6 @@ impl Node {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.told() => {}
             }
-            pause = (2 * pause).min(LAST_PAUSE);
         }
         Ok(())
     }
@@ -173,7 +188,8 @@ impl Node {
             let connection = dial::connect(&endpoint, address, pin, message::ALPN, &options).await?;
             let (send, receive) = connection.open_bi().await.map_err(|error| ended(address, &error))?;
             let endpoint = endpoint.clone();
-            let mut link = Link { address, endpoint, connection, send, receive, max_model_bytes: 0 };
+            let mut link =
+                Link { address, endpoint, connection, send, receive, max_model_bytes: 0, has_worked: false };
             let welcome = link.greet(self).await?;
             link.max_model_bytes = welcome.max_model_bytes;
             match welcome.node {
@@ -206,6 +222,7 @@ impl Link {
 
     pub(super) async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), LinkError> {
         let sent = frame::send(&mut self.send, kind, payload).await;
+        self.has_worked |= matches!(kind, Kind::Proven | Kind::Unprovable | Kind::Rulings);
         sent.map_err(|error| self.failed(error))
     }
 
@@ -307,3 +324,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LAST_PAUSE: Duration = Duration::from_secs(15);
 /// Proofs to judge, with their openings and keys. The node is the pinned one.
 const MAX_FROM_NODE: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_until_a_session_has_come_to_something() {
+        let mut pause = Pause(FIRST_PAUSE);
+        assert_eq!([false; 3].map(|worked| pause.after(worked)), [1, 2, 4].map(|times| FIRST_PAUSE * times));
+        assert_eq!([true, false].map(|worked| pause.after(worked)), [FIRST_PAUSE, FIRST_PAUSE * 2]);
+        assert_eq!([false; 9].map(|worked| pause.after(worked))[8], LAST_PAUSE);
+    }
+}
