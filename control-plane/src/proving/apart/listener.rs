@@ -170,7 +170,7 @@ impl Listener {
         let limits = QuicLimits {
             max_streams: 2,
             stream_window: WINDOW,
-            connection_window: 2 * WINDOW,
+            connection_window: STRANGER_WINDOW,
             idle_timeout: IDLE_TIMEOUT,
         };
         let (endpoint_config, server_config) = quic::settings(&self.identity, message::ALPN, &limits)
@@ -258,6 +258,8 @@ async fn greet(
     };
     match admitted {
         Ok(served) => {
+            connection.set_send_window(2 * u64::from(WINDOW));
+            connection.set_receive_window(VarInt::from_u32(2 * WINDOW));
             let welcome = Welcome { node: desk.node, max_model_bytes: desk.max_model_bytes };
             let mut session = Session { desk: Arc::clone(desk), served, connection, send, receive };
             session.send(Kind::Welcome, &welcome.encode()).await?;
@@ -313,4 +315,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a service sends at most: a proof with its key, or verdicts.
 const MAX_FROM_SERVICE: usize = 16 << 20;
+/// What is held of one stream of a service that is let in, and twice that of all.
 const WINDOW: u32 = 4 << 20;
+/// What is held of one that is not: its greeting has a hundred bytes.
+const STRANGER_WINDOW: u32 = 1 << 10;

@@ -13,7 +13,7 @@
 //! | `prover`, `verifier` | the services |
 //!
 //! Sessions run on one thread of low priority and never touch a shard. What a service sends is bounded before it is held;
-//! before it is known, to a hundred bytes and some seconds.
+//! before it is known, to a kilobyte and some seconds.
 
 mod docketed;
 mod frame;
