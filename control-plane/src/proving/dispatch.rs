@@ -79,6 +79,8 @@ pub(super) struct Dispatch {
 #[derive(Default)]
 struct Hand {
     last_word: bool,
+    /// It had a job for too long, and has said nothing since.
+    overdue: bool,
     hungry: Option<oneshot::Sender<Task>>,
     to_make_ready: VecDeque<ModelId>,
 }
@@ -88,6 +90,22 @@ impl Dispatch {
         let saved = (from, Instant::now());
         let (queue, workers, models) = (Queue::default(), BTreeMap::new(), VecDeque::new());
         Self { read: from, through: from, saved, damaged: None, queue, workers, models }
+    }
+
+    /// Whose word is awaited before a job is given up. Who is overdue may never say one; only of the node's own prover it
+    /// is certain that it will.
+    fn present(&self) -> BTreeSet<WorkerId> {
+        let present = self.workers.iter().filter(|(_, hand)| hand.last_word || !hand.overdue);
+        present.map(|(worker, _)| *worker).collect()
+    }
+
+    /// Whether more is to be read: nothing waits, or somebody who is hungry has declined all that does.
+    fn wants_more(&self) -> bool {
+        let Self { queue, workers, .. } = self;
+        let mut hungry = workers.iter().filter(|(_, hand)| hand.hungry.is_some());
+        queue.len() < MAX_QUEUED
+            && (!queue.has_waiting()
+                || queue.bytes() < MAX_QUEUED_BYTES && hungry.any(|(worker, _)| !queue.has_for(*worker)))
     }
 }
 
@@ -115,8 +133,15 @@ impl Dispatcher {
         for (worker, job) in self.state.queue.overdue(Instant::now(), self.patience) {
             let (request, patience) = (job.leaf.request, self.patience);
             tracing::warn!(%request, worker = worker.0, ?patience, "not proven in time; another prover gets it too");
+            if let Some(hand) = self.state.workers.get_mut(&worker) {
+                hand.overdue = true;
+            }
         }
-        self.read()?;
+        for (position, why) in self.state.queue.given_up(&self.state.present()) {
+            self.keep(position, State::Failed(why), None);
+        }
+        let read = self.read();
+        // What was read is handed out even where nothing more can be read.
         self.hand_out();
         self.metrics.oldest.store(self.state.queue.oldest().unwrap_or(0), Relaxed);
         if let Some(until) = self.state.queue.settle() {
@@ -126,7 +151,7 @@ impl Dispatcher {
         if saved < self.state.through && (self.state.queue.is_empty() || when.elapsed() >= SAVE_EVERY) {
             self.save()?;
         }
-        Ok(())
+        read
     }
 
     fn save(&mut self) -> Result<(), Fault> {
@@ -173,9 +198,13 @@ impl Dispatcher {
 
     fn hear(&mut self, worker: WorkerId, said: Said) {
         let Dispatch { queue, workers, models, .. } = &mut self.state;
+        if let Some(hand) = workers.get_mut(&worker) {
+            hand.overdue = false;
+        }
         match said {
             Said::Joined { last_word } => {
-                workers.insert(worker, Hand { last_word, hungry: None, to_make_ready: models.clone() });
+                let to_make_ready = models.clone();
+                workers.insert(worker, Hand { last_word, to_make_ready, ..Hand::default() });
             }
             Said::Hungry(reply) => {
                 // Who asks has nothing under way.
@@ -186,15 +215,15 @@ impl Dispatcher {
             }
             Said::Proven { position, made, took } => self.proven(position, *made, took),
             Said::Unprovable { position, why } => {
-                let last_word = workers.get(&worker).is_some_and(|hand| hand.last_word);
-                let present: BTreeSet<WorkerId> = workers.keys().copied().collect();
-                if queue.decline(worker, position, &present) || last_word {
+                if workers.get(&worker).is_some_and(|hand| hand.last_word) {
                     self.keep(position, State::Failed(why), None);
+                } else {
+                    queue.decline(worker, position, why);
                 }
             }
             Said::Returned => queue.give_back(worker),
             Said::Left => {
-                queue.give_back(worker);
+                queue.leave(worker);
                 workers.remove(&worker);
             }
         }
@@ -257,9 +286,9 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Reads openings until one is to be proven, or there are none.
+    /// Reads openings until each who is hungry may have one, or there are none.
     fn read(&mut self) -> Result<(), Fault> {
-        while !self.state.queue.has_waiting() && self.state.queue.len() < MAX_QUEUED {
+        while self.state.wants_more() {
             let openings = match self.log.handle.openings(self.state.read, WINDOW_BYTES) {
                 Err(damage @ ReadError::DamagedOpening { position, .. }) => {
                     self.pass(OpeningPosition(position), damage)?;
@@ -349,6 +378,8 @@ impl Dispatcher {
 const WINDOW_BYTES: usize = 1 << 20;
 /// Openings that are read and not all through.
 const MAX_QUEUED: usize = 4096;
+/// Bytes of these beyond which nothing more is read for who declined them.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// Models whose keys are made ahead.
 const MAX_MODELS: usize = 64;
 /// How long the thread sleeps without looking for what is overdue, or the end.

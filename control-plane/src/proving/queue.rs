@@ -46,8 +46,9 @@ enum Stage {
         job: Arc<Job>,
         /// Who has it, and since when.
         out: Option<(WorkerId, Instant)>,
-        /// Who says that it cannot be proven.
+        /// Who of those that are there says that it cannot be proven, and why the last of them did.
         declined: BTreeSet<WorkerId>,
+        why: String,
     },
     Through,
 }
@@ -62,7 +63,10 @@ impl Queue {
     /// Adds an opening behind those that are there; without a job if nothing is to be proven.
     pub(crate) fn push(&mut self, position: OpeningPosition, next: OpeningPosition, job: Option<Job>) {
         let stage = match job {
-            Some(job) => Stage::Open { job: Arc::new(job), out: None, declined: BTreeSet::new() },
+            Some(job) => {
+                let (job, declined, why) = (Arc::new(job), BTreeSet::new(), String::new());
+                Stage::Open { job, out: None, declined, why }
+            }
             None => Stage::Through,
         };
         self.items.insert(position, Item { next, stage });
@@ -81,6 +85,23 @@ impl Queue {
         self.items.values().any(|item| matches!(item.stage, Stage::Open { out: None, .. }))
     }
 
+    /// Whether a job is with nobody that this worker has not declined.
+    pub(crate) fn has_for(&self, worker: WorkerId) -> bool {
+        self.items.values().any(|item| match &item.stage {
+            Stage::Open { out: None, declined, .. } => !declined.contains(&worker),
+            _ => false,
+        })
+    }
+
+    /// Bytes of openings that are kept.
+    pub(crate) fn bytes(&self) -> usize {
+        let kept = |item: &Item| match &item.stage {
+            Stage::Open { job, .. } => job.opening.len(),
+            Stage::Through => 0,
+        };
+        self.items.values().map(kept).sum()
+    }
+
     /// Jobs that somebody has.
     pub(crate) fn out(&self) -> usize {
         self.items.values().filter(|item| matches!(item.stage, Stage::Open { out: Some(_), .. })).count()
@@ -89,7 +110,7 @@ impl Queue {
     /// Gives a worker the oldest job that is with nobody and that it has not declined.
     pub(crate) fn take(&mut self, worker: WorkerId, now: Instant) -> Option<Arc<Job>> {
         self.items.values_mut().find_map(|item| match &mut item.stage {
-            Stage::Open { job, out: out @ None, declined } if !declined.contains(&worker) => {
+            Stage::Open { job, out: out @ None, declined, .. } if !declined.contains(&worker) => {
                 *out = Some((worker, now));
                 Some(Arc::clone(job))
             }
@@ -112,20 +133,36 @@ impl Queue {
         }
     }
 
-    /// A worker says that a job cannot be proven. True if all of `present` say so: then it is not given out again.
-    pub(crate) fn decline(
-        &mut self,
-        worker: WorkerId,
-        position: OpeningPosition,
-        present: &BTreeSet<WorkerId>,
-    ) -> bool {
-        let Some(Item { stage: Stage::Open { out, declined, .. }, .. }) = self.items.get_mut(&position)
+    /// A worker says that a job cannot be proven: others may have it.
+    pub(crate) fn decline(&mut self, worker: WorkerId, position: OpeningPosition, reason: String) {
+        let Some(Item { stage: Stage::Open { out, declined, why, .. }, .. }) = self.items.get_mut(&position)
         else {
-            return false;
+            return;
         };
         declined.insert(worker);
+        *why = reason;
         *out = out.filter(|(holder, _)| *holder != worker);
-        out.is_none() && present.is_subset(declined)
+    }
+
+    /// Jobs with nobody that all of `present` declined, and why. None where nobody is present: who comes may prove them.
+    pub(crate) fn given_up(&self, present: &BTreeSet<WorkerId>) -> Vec<(OpeningPosition, String)> {
+        let given_up = |(position, item): (&OpeningPosition, &Item)| match &item.stage {
+            Stage::Open { out: None, declined, why, .. } if present.is_subset(declined) => {
+                Some((*position, why.clone()))
+            }
+            _ => None,
+        };
+        if present.is_empty() { Vec::new() } else { self.items.iter().filter_map(given_up).collect() }
+    }
+
+    /// A worker has gone: what it has goes to others, and what it declined is kept no longer.
+    pub(crate) fn leave(&mut self, worker: WorkerId) {
+        self.give_back(worker);
+        for item in self.items.values_mut() {
+            if let Stage::Open { declined, .. } = &mut item.stage {
+                declined.remove(&worker);
+            }
+        }
     }
 
     /// What a worker has goes to others.
@@ -249,11 +286,43 @@ mod tests {
     fn a_job_is_given_up_when_all_that_are_there_decline_it() {
         let (mut queue, now) = (queue(0..1), Instant::now());
         let both = BTreeSet::from([A, B]);
+        assert_eq!(queue.given_up(&both), []);
         queue.take(A, now).unwrap();
-        assert!(!queue.decline(A, at(0), &both));
+        queue.decline(A, at(0), "a".to_owned());
+        assert_eq!(queue.given_up(&both), []);
         assert!(queue.take(A, now).is_none(), "it is not offered to who declined it");
         queue.take(B, now).unwrap();
-        assert!(queue.decline(B, at(0), &both));
-        assert!(!queue.decline(B, at(5), &both));
+        assert_eq!(queue.given_up(&BTreeSet::from([A])), [], "somebody has it");
+        queue.decline(B, at(0), "b".to_owned());
+        assert_eq!(queue.given_up(&both), [(at(0), "b".to_owned())]);
+        queue.decline(B, at(5), "c".to_owned());
+        queue.finish(at(0));
+        assert_eq!(queue.given_up(&both), []);
+    }
+
+    #[test]
+    fn a_job_that_one_declined_is_given_up_when_the_others_leave_and_kept_for_others_when_it_leaves() {
+        let (mut queue, now) = (queue(0..2), Instant::now());
+        queue.take(A, now).unwrap();
+        queue.decline(A, at(0), "no".to_owned());
+        queue.take(A, now).unwrap();
+        queue.take(B, now).unwrap();
+        queue.leave(B);
+        assert_eq!(queue.given_up(&BTreeSet::from([A])), [(at(0), "no".to_owned())]);
+        queue.leave(A);
+        assert_eq!(queue.given_up(&BTreeSet::new()), [], "nobody is there who says so");
+        assert_eq!(queue.given_up(&BTreeSet::from([B])), []);
+        assert_eq!(queue.take(B, now).unwrap().position, at(0));
+    }
+
+    #[test]
+    fn what_a_worker_declined_is_no_work_for_it() {
+        let (mut queue, now) = (queue(0..1), Instant::now());
+        queue.take(A, now).unwrap();
+        queue.decline(A, at(0), "no".to_owned());
+        assert!(queue.has_waiting() && queue.has_for(B) && !queue.has_for(A));
+        queue.push(at(1), at(2), Some(job(1)));
+        assert!(queue.has_for(A));
+        assert_eq!(queue.take(A, now).unwrap().position, at(1));
     }
 }
