@@ -148,7 +148,8 @@ pub struct ZkSettings {
     /// Proven requests whose rows are kept for verifiers that have not come to them.
     pub max_unjudged: u64,
     /// Whether to give up what follows a damaged opening in its file where it is not certain where the next one begins.
-    /// `false`: nothing behind it is proven until the file is restored.
+    /// `false`: nothing behind it is proven until the file is restored. What is given up counts as one opening, since
+    /// nobody knows how many there were: the places in `max_pending` of the others are free when the node is started again.
     pub skip_damaged_segments: bool,
 }
 
