@@ -47,10 +47,13 @@ async fn work(
     let mut has: Option<(Arc<Job>, Instant)> = None;
     loop {
         let (kind, payload) = session.receive().await?;
+        let is_busy = has.is_some();
         let mut of = |position: OpeningPosition| {
             has.take_if(|(job, _)| job.position == position).ok_or(Unread("nobody asked for it"))
         };
         match kind {
+            // Else it could give a job back, be given it again, and so keep it from all others for ever.
+            Kind::Ask if is_busy => return Err(End::Unexpected(kind)),
             Kind::Ask => {
                 message::decode_ask(&payload)?;
                 let task = tokio::select! {
@@ -104,7 +107,19 @@ async fn take(
             let output = own.output(&case);
             (own, judged.map(|mut judgements| (judgements.pop(), output)))
         });
-        let (own, judged) = judged.await.map_err(|_| End::Stopping)?;
+        let (own, judged) = match judged.await {
+            Ok(judged) => judged,
+            Err(error) if error.is_panic() => {
+                // To another the request may be possible; to be handed the same proof again helps nobody.
+                let (request, prover) = (job.leaf.request, session.served.key);
+                tracing::error!(%request, %prover, "ALARM: checking a proof panicked; it is not taken");
+                *judge = Some(Judge::new(session.desk.models.clone()));
+                worker
+                    .cannot_be_proven(job.position, "the node panicked when it checked the proof".to_owned());
+                return Ok(());
+            }
+            Err(_) => return Err(End::Stopping),
+        };
         *judge = Some(own);
         match judged {
             Ok(judged) => break judged,

@@ -195,6 +195,61 @@ async fn a_request_that_a_prover_declines_goes_to_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_one_prover_declined_is_given_up_when_the_others_have_left() {
+    use haca_dataplane::config::Place;
+    let zk = ZkSettings { provers: vec![liar()], prover: Place::Apart, ..ZkSettings::default() };
+    let rig = Rig::start(zk).await;
+    let requests = [rig.ask().await, rig.ask().await];
+    let (leaves, stays) = (rig.dial(Role::Prover), rig.dial(Role::Prover));
+    let (holds, mut held) = tokio::sync::mpsc::unbounded_channel();
+    let (declines, mut declined) = tokio::sync::mpsc::unbounded_channel();
+    let leaving = serve(&leaves, async |link, (), _| {
+        given(link).await?;
+        holds.send(()).unwrap();
+        declined.recv().await.unwrap();
+        Ok(())
+    });
+    let declining = serve(&stays, async |link, (), _| {
+        held.recv().await.unwrap();
+        loop {
+            let (_, payload) = given(link).await?;
+            let job = message::decode_job(&payload).unwrap();
+            link.send(Kind::Unprovable, &message::encode_unprovable(job.position, "no")).await?;
+            declines.send(()).unwrap();
+        }
+    });
+    let asking = async {
+        leaving.await.unwrap();
+        let states = rig.client.await_proofs(&requests).await.unwrap();
+        assert!(states.iter().all(|state| state.outcome == ProofOutcome::Failed), "{states:?}");
+        assert_eq!(rig.prove().await, ProofOutcome::Failed);
+    };
+    tokio::select! {
+        ended = declining => panic!("{ended:?}"),
+        () = asking => {}
+    }
+    rig.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prover_that_asks_for_more_while_it_has_a_job_is_sent_away() {
+    use haca_dataplane::config::Place;
+    let zk = ZkSettings { provers: vec![liar()], prover: Place::Apart, ..ZkSettings::default() };
+    let rig = Rig::start(zk).await;
+    rig.ask().await;
+    let dialled = rig.dial(Role::Prover);
+    let greedy = serve(&dialled, async |link, (), _| {
+        given(link).await?;
+        match given(link).await {
+            Err(LinkError::Ended { .. }) => Ok(()),
+            other => panic!("{other:?}"),
+        }
+    });
+    greedy.await.unwrap();
+    rig.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn verifiers_that_disagree_are_told_and_callers_have_the_verdict_of_the_first() {
     let rig = Rig::start(ZkSettings { verifiers: vec![liar()], ..ZkSettings::default() }).await;
     assert_eq!(rig.prove().await, ProofOutcome::Proved);
