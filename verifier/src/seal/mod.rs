@@ -1,6 +1,6 @@
 //! Commitments to inputs: what the leaf of a sealed request carries, and the circuit of a sealed statement opens.
 //!
-//! The commitment to a row is the Poseidon sponge ([`poseidon`]) over the salt and the row's bytes, 28 of them as a
+//! The commitment to a row is the Poseidon sponge (`poseidon`) over the salt and the row's bytes, 28 of them as a
 //! little-endian number in each element of the field; the capacity begins with `2^64` times the number of the row's float32
 //! elements. The salt's lowest 253 bits count. A commitment is an element of the field, little-endian.
 //!
