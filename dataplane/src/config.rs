@@ -143,7 +143,7 @@ pub struct ZkSettings {
     pub prover_patience_s: u64,
     /// `within`: callers are given the verdicts of the node's own verifier. `apart`: those of the first in `verifiers`.
     pub verifier: Place,
-    /// Keys of verifiers that may connect. They see the rows of requests.
+    /// Keys of verifiers that may connect. They see the rows of requests, unless these are sealed.
     pub verifiers: Vec<Digest>,
     /// Proven requests whose rows are kept for verifiers that have not come to them.
     pub max_unjudged: u64,

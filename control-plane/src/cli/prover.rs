@@ -7,8 +7,8 @@ use super::service;
 
 /// Proves what a node has answered in mode zk, apart from it: takes openings from the node, one at a time, and gives proofs
 /// back. The node lets it in if its settings name the prover's key (zk.provers), which is made and printed at the first
-/// start, before there has to be a node. Runs until it is told to stop (SIGTERM, SIGINT), and hands in the proof that it is making; a second signal ends
-/// it at once. When the node is away it waits for it.
+/// start, before there has to be a node. Runs until it is told to stop (SIGTERM, SIGINT), and hands in the proof that it is
+/// making; a second signal ends it at once. When the node is away it waits for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -7,10 +7,9 @@ use super::service;
 
 /// Judges the proofs of a node, apart from it: takes what is there as one batch, checks that the node's log holds it,
 /// checks the proofs, and signs a verdict on each, which the node appends to its log. The node lets it in if its settings
-/// name the verifier's key (zk.verifiers), which is made and printed at the first start, before there has to be a
-/// node. Runs until it is told to stop
-/// (SIGTERM, SIGINT), or until the node's log contradicts what it signed before: that is a failure. When the node is away it
-/// waits for it.
+/// name the verifier's key (zk.verifiers), which is made and printed at the first start, before there has to be a node.
+/// Runs until it is told to stop (SIGTERM, SIGINT), or until the node's log contradicts what it signed before: that is a
+/// failure. When the node is away it waits for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -233,7 +233,7 @@ impl Workbench {
     }
 }
 
-/// Models whose keys are in memory. A key of 2^16 constraints has some 30 MB.
+/// Circuits whose keys are in memory: a model has two, one for sealed inputs. A key of 2^16 constraints has some 30 MB.
 const MAX_BENCHES: usize = 8;
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ impl Client {
     /// [`ClientError::Refused`] if the node refuses; [`ClientError::Dishonest`] if its answer does not stand up; and
     /// whatever ends a connection.
     pub async fn infer(&self, model: &ModelEntry, mode: Mode, row: &[f32]) -> Result<Inference, ClientError> {
-        let data: Vec<u8> = row.iter().flat_map(|element| element.to_le_bytes()).collect();
+        let data = to_bytes(row);
         let input = of_shape(model, model.input_shape, &data)?;
         self.call(Call { model, mode, input, id: None, deadline: None, seal: None }).await
     }
@@ -117,7 +117,7 @@ impl Client {
     /// As [`Client::infer`].
     #[cfg(feature = "seal")]
     pub async fn infer_sealed(&self, model: &ModelEntry, row: &[f32]) -> Result<Inference, ClientError> {
-        let data: Vec<u8> = row.iter().flat_map(|element| element.to_le_bytes()).collect();
+        let data = to_bytes(row);
         let input = of_shape(model, model.input_shape, &data)?;
         let mut salt = haca_wire::Salt([0; haca_wire::Salt::LEN]);
         getrandom::fill(&mut salt.0).map_err(|error| ClientError::Random(error.to_string()))?;
@@ -183,6 +183,11 @@ impl Client {
             Err(fault) => Err(ClientError::Dishonest { request: id, fault }),
         }
     }
+}
+
+/// A row as it travels.
+pub(crate) fn to_bytes(row: &[f32]) -> Vec<u8> {
+    row.iter().flat_map(|element| element.to_le_bytes()).collect()
 }
 
 /// Elements say nothing of their shape, so it is the model's if their number is.

@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::infer::{Call, Inference, of_shape};
+use crate::infer::{Call, Inference, of_shape, to_bytes};
 use haca_wire::message::infer::Step;
 use haca_wire::message::model::ModelEntry;
 use haca_wire::{Digest, Mode};
@@ -64,7 +64,7 @@ impl Stream<'_> {
         let Some(shape) = self.model.step_shape else {
             return Err(ClientError::NoStreams { model: self.model.name.clone() });
         };
-        let data: Vec<u8> = row.iter().flat_map(|element| element.to_le_bytes()).collect();
+        let data = to_bytes(row);
         let input = of_shape(&self.model, shape, &data)?;
         let step = Step { symbol: self.symbol, reset: progress == Progress::Reset };
         let call = Call { model: &self.model, mode: self.mode, input, id: None, deadline: None, seal: None };

@@ -3,7 +3,8 @@
 //! Openings are callers' bytes, so what looks like a record within a segment may be part of one. What says where a record
 //! begins is the length of the one before. The length of a damaged record is believed if it leads to an intact record or
 //! to the end of the segment, and if nowhere within the record an intact one begins: then none that is intact is passed
-//! over. Bytes that a caller sent can make that doubtful, and never certain.
+//! over. Bytes that a caller sent can make that doubtful. They make a wrong place certain only if the damage hits the length
+//! and turns it into the distance to a record that the caller put into the row, the first in it.
 
 use super::{OpeningPosition, Openings, failed};
 use crate::error::ReadError;

@@ -226,6 +226,23 @@ impl Link {
         sent.map_err(|error| self.failed(error))
     }
 
+    /// Asks for work, having checked the log up to this size, and waits for it; `None` once the service is told to stop.
+    pub(super) async fn ask(
+        &mut self,
+        checked: u64,
+        stop: &mut Stop,
+    ) -> Result<Option<(Kind, Vec<u8>)>, LinkError> {
+        if stop.is_told() {
+            self.finish().await;
+            return Ok(None);
+        }
+        self.send(Kind::Ask, &message::encode_ask(checked)).await?;
+        tokio::select! {
+            given = self.receive() => given.map(Some),
+            () = stop.told() => Ok(None),
+        }
+    }
+
     /// The next frame that is no refusal.
     pub(super) async fn receive(&mut self) -> Result<(Kind, Vec<u8>), LinkError> {
         let address = self.address;

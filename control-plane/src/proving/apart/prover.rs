@@ -62,16 +62,7 @@ impl Prover {
 
 impl Bench {
     async fn serve(&mut self, link: &mut Link, stop: &mut Stop) -> Result<(), LinkError> {
-        loop {
-            if stop.is_told() {
-                link.finish().await;
-                return Ok(());
-            }
-            link.send(Kind::Ask, &message::encode_ask(0)).await?;
-            let given = tokio::select! {
-                given = link.receive() => given?,
-                () = stop.told() => return Ok(()),
-            };
+        while let Some(given) = link.ask(0, stop).await? {
             match given {
                 (Kind::Prove, payload) => {
                     let job = link.read(message::decode_job(&payload))?;
@@ -84,6 +75,7 @@ impl Bench {
                 (other, _) => return Err(link.unexpected(other)),
             }
         }
+        Ok(())
     }
 
     async fn prove(&mut self, link: &mut Link, job: Job) -> Result<(), LinkError> {

@@ -84,17 +84,7 @@ impl Verifier {
 
 impl Bench {
     async fn serve(&mut self, link: &mut Link, stop: &mut Stop) -> Result<(), LinkError> {
-        loop {
-            if stop.is_told() {
-                link.finish().await;
-                return Ok(());
-            }
-            let checked = self.head.as_ref().map_or(0, |head| head.size);
-            link.send(Kind::Ask, &message::encode_ask(checked)).await?;
-            let given = tokio::select! {
-                given = link.receive() => given?,
-                () = stop.told() => return Ok(()),
-            };
+        while let Some(given) = link.ask(self.checked(), stop).await? {
             let docketed = match given {
                 (Kind::Judge, payload) => link.read(Docketed::decode(&payload))?,
                 (other, _) => return Err(link.unexpected(other)),
@@ -103,6 +93,12 @@ impl Bench {
             let rulings = self.judge(link, docketed.cases, head).await?;
             link.send(Kind::Rulings, &message::encode_rulings(&rulings)).await?;
         }
+        Ok(())
+    }
+
+    /// Up to what size the log was checked.
+    fn checked(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.size)
     }
 
     /// Checks that the log has only grown, and keeps its checkpoint.
