@@ -149,7 +149,8 @@ impl Models {
         written.map_err(|source| WorkbenchError::Io { path, source })
     }
 
-    /// Keeps a model that is to be proven, unless its circuit is too large. Returns whether that of sealed statements is.
+    /// Keeps a model that is to be proven, unless it has no circuit, or too large a one. Returns why sealed inputs are not
+    /// taken, if that is so of the circuit of sealed statements alone.
     pub(crate) fn admit(
         &self,
         model: &Arc<Model>,
@@ -157,19 +158,24 @@ impl Models {
         max_constraints: usize,
     ) -> Result<Option<WorkbenchError>, WorkbenchError> {
         let id = ModelId(model.id());
-        let count = match self.counted(&id) {
-            Some(count) => count,
+        let (open, sealed) = match self.counted(&id) {
+            Some(Count { open, sealed }) => (open, Ok(sealed)),
             None => {
                 let circuit = Circuit::new(Arc::clone(model), StatementKind::Open)?;
-                let open = circuit.system().constraints();
-                let count = Count { open, sealed: open + circuit.cost_of_sealing() };
-                self.keep_count(&id, count)?;
-                count
+                let (open, sealed) = (circuit.system().constraints(), circuit.constraints_if_sealed());
+                // A model without the second is counted again at each start: such are few.
+                if let Ok(sealed) = sealed {
+                    self.keep_count(&id, Count { open, sealed })?;
+                }
+                (open, sealed)
             }
         };
-        check_size(count.open, max_constraints)?;
+        check_size(open, max_constraints)?;
         self.keep(&id, file)?;
-        Ok(check_size(count.sealed, max_constraints).err())
+        Ok(match sealed {
+            Ok(sealed) => check_size(sealed, max_constraints).err(),
+            Err(unsupported) => Some(unsupported.into()),
+        })
     }
 }
 

@@ -197,11 +197,6 @@ impl Builder {
             || self.constraints.as_ref().is_some_and(|constraints| constraints.terms() > MAX_TERMS)
     }
 
-    /// Public inputs so far, with the constant one.
-    pub(super) fn publics(&self) -> usize {
-        self.public.len()
-    }
-
     fn combination(&self, variable: Variable) -> Combination {
         if self.constraints.is_some() { Combination::of(variable) } else { Combination::default() }
     }

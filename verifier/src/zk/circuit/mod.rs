@@ -128,23 +128,41 @@ impl Circuit {
         &self.costs
     }
 
-    /// How many constraints a circuit of the sealed statement has more than this one of the open statement: they differ in
-    /// their inputs alone.
+    /// Constraints of the circuit of the sealed statement, without writing all of it: it differs from this one of the open
+    /// statement in its input alone.
+    ///
+    /// # Errors
+    /// [`Unsupported`] if that circuit is too large.
     ///
     /// # Panics
     /// If this is of a sealed statement.
-    pub fn cost_of_sealing(&self) -> usize {
+    pub fn constraints_if_sealed(&self) -> Result<usize, Unsupported> {
+        match self.size_if_sealed() {
+            Some((constraints, terms)) if constraints <= MAX_CONSTRAINTS && terms <= MAX_TERMS => {
+                Ok(constraints)
+            }
+            _ => Err(Unsupported::TooLarge { layer: "sealed input".into() }),
+        }
+    }
+
+    /// Constraints and terms of the circuit of the sealed statement; `None` if its input alone has too many.
+    fn size_if_sealed(&self) -> Option<(usize, usize)> {
         assert_eq!(self.statement, StatementKind::Open, "a sealed statement cannot be sealed");
-        let (row, salt) = (vec![0; 4 * self.model.input_len()], Salt([0; Salt::LEN]));
-        let mut builder = Builder::values();
         let tensor = self.model.tensor(self.model.input_index());
-        statement::bind(&mut builder, Scalar::default());
-        statement::sealed_input(&mut builder, tensor, Sealed { row: &row, salt: &salt });
-        let sealed = builder.len() + builder.publics();
-        let mut builder = Builder::values();
-        statement::bind(&mut builder, Scalar::default());
-        statement::input(&mut builder, tensor, &vec![0; self.model.input_len()]);
-        sealed - (builder.len() + builder.publics())
+        let size = |input: &dyn Fn(&mut Builder)| {
+            let mut builder = Builder::constraints();
+            statement::bind(&mut builder, Scalar::default());
+            input(&mut builder);
+            (!builder.is_too_large()).then(|| builder.system()).map(|it| (it.constraints(), it.terms()))
+        };
+        let (row, salt) = (vec![0; 4 * self.model.input_len()], Salt([0; Salt::LEN]));
+        let sealed = size(&|builder| {
+            statement::sealed_input(builder, tensor, Sealed { row: &row, salt: &salt });
+        })?;
+        let integers = vec![0; self.model.input_len()];
+        let open = size(&|builder| drop(statement::input(builder, tensor, &integers)))?;
+        let (constraints, terms) = (self.system.constraints(), self.system.terms());
+        Some((constraints - open.0 + sealed.0, terms - open.1 + sealed.1))
     }
 
     /// Computes the model on the integers of an open statement's input, as the executors stage them, and the values of all

@@ -163,12 +163,17 @@ fn sealed_circuits_give_the_executors_integers_and_cost_what_is_said() {
     for operator in ["dense", "trees"] {
         for (model, rows) in golden(operator) {
             gives_the_executors_integers_of_sealed_rows(&model, &rows[..rows.len().min(4)]);
-            let [open, sealed] =
-                StatementKind::ALL.map(|statement| Circuit::new(Arc::clone(&model), statement).unwrap());
-            let more = sealed.system().constraints() - open.system().constraints();
-            assert_eq!(open.cost_of_sealing(), more);
+            costs_what_is_said(&model);
         }
     }
+}
+
+fn costs_what_is_said(model: &Arc<Model>) {
+    let [open, sealed] =
+        StatementKind::ALL.map(|statement| Circuit::new(Arc::clone(model), statement).unwrap());
+    let (constraints, terms) = (sealed.system().constraints(), sealed.system().terms());
+    assert_eq!(open.size_if_sealed(), Some((constraints, terms)));
+    assert_eq!(open.constraints_if_sealed(), Ok(constraints));
 }
 
 proptest! {
@@ -180,6 +185,7 @@ proptest! {
         let model = small(kind, &mut choices, 10_000);
         let rows: Vec<Vec<u8>> = (0..2).map(|_| kind.row(&mut choices, model.input_len())).collect();
         gives_the_executors_integers_of_sealed_rows(&model, &rows);
+        costs_what_is_said(&model);
     }
 }
 
