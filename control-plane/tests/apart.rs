@@ -229,7 +229,7 @@ fn a_service_that_is_not_let_in_is_told_why_and_what_to_do() {
     let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
     let address = line("address").split('"').nth(1).unwrap();
     let shards = write("shards.toml", &text.replace(line("services"), &format!("services = \"{address}\"")));
-    fails("prover", &admitted, &shards, &["haca-service/2", "does not speak"]);
+    fails("prover", &admitted, &shards, &["haca-service/3", "does not speak"]);
     let none = write("none.toml", &text.replace(line("services"), ""));
     fails("prover", &admitted, &none, &["--services", "zk.services"]);
 }

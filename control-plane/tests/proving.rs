@@ -11,14 +11,16 @@
 
 mod node;
 
-use haca_client::{Call, ClientError};
+use haca_client::{Call, Client, ClientError};
 use haca_control_plane::shipped::SHIPPED;
 use haca_verifier::seal::commitment;
+use haca_verifier::zk::CIRCUIT_VERSION;
 use haca_wire::event::proof_id;
 use haca_wire::tensor::TensorView;
 use haca_wire::vocabulary::ProofOutcome;
 use haca_wire::{Digest, Dtype, Mode, RequestId, Salt, Seal, Stage, Status};
 use node::{Node, client, events, push};
+use std::time::{Duration, Instant};
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
@@ -97,24 +99,27 @@ fn a_prover_that_is_behind_refuses_requests_of_its_mode_alone_and_loses_none() {
     });
 }
 
+/// Asks about so many rows, and waits until the log holds all answers. The last of them are not proven then.
+async fn durable(client: &Client, rows: usize) -> Vec<RequestId> {
+    let model = client.model("mlp").await.unwrap();
+    let input = SHIPPED[0].input().unwrap();
+    let mut ids = Vec::new();
+    for row in 0..rows {
+        ids.push(client.infer(&model, Mode::Zk, input.row(row)).await.unwrap().leaf.request);
+    }
+    client.await_receipts(Stage::Durable, &ids).await.unwrap();
+    ids
+}
+
 /// A prover is killed with openings before it, and one of these rots on the disk.
 #[test]
 fn a_damaged_opening_fails_its_request_alone_and_who_waits_for_a_lost_one_is_told() {
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let node = Node::up(data.path(), "");
-    let ids: Vec<RequestId> = runtime.block_on(async {
+    let ids = runtime.block_on(async {
         push(data.path()).await;
-        let client = client(data.path()).await;
-        let model = client.model("mlp").await.unwrap();
-        let input = SHIPPED[0].input().unwrap();
-        // The last of them are not proven when they are durable.
-        let mut ids = Vec::new();
-        for row in 0..9 {
-            ids.push(client.infer(&model, Mode::Zk, input.row(row)).await.unwrap().leaf.request);
-        }
-        client.await_receipts(Stage::Durable, &ids).await.unwrap();
-        ids
+        durable(&client(data.path()).await, 9).await
     });
     drop(node);
     let folder = data.path().join("log/store/openings");
@@ -240,6 +245,25 @@ fn a_model_whose_sealed_circuit_alone_is_too_large_is_proven_with_open_inputs() 
         let states = client.await_proofs(&[answer.leaf.request]).await.unwrap();
         assert_eq!(states[0].outcome, ProofOutcome::Proved);
     });
+}
+
+#[test]
+fn the_key_for_sealed_inputs_is_made_before_anybody_asks() {
+    let data = tempfile::tempdir().unwrap();
+    let _node = Node::up(data.path(), "");
+    tokio::runtime::Runtime::new().unwrap().block_on(push(data.path()));
+    let made = || {
+        let kept = std::fs::read_dir(data.path().join("zk/keys")).into_iter().flatten();
+        let names: Vec<String> =
+            kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let ends = ["", "-sealed"].map(|kind| format!("-v{CIRCUIT_VERSION}{kind}.zkpk"));
+        ends.iter().all(|end| names.iter().any(|name| name.ends_with(end)))
+    };
+    let begun = Instant::now();
+    while !made() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "there is no such key");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]

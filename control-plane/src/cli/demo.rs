@@ -92,7 +92,7 @@ fn run(node: &Node, data: &Path) -> anyhow::Result<Demonstrated> {
             lines.push(line);
             receipts += verified;
         }
-        // A key is made with the first sealed row of a model: one model shows it.
+        // Sealed inputs take longer to prove: one model shows them.
         let kinds = if proven.is_empty() { &StatementKind::ALL[..] } else { &[StatementKind::Open] };
         for kind in kinds {
             let line = proven::demonstrate(shipped, &model, *kind, &session, &connect)

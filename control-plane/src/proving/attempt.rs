@@ -1,11 +1,12 @@
 //! Proving one request: what the prover within the node and the one apart have in common.
 
+use super::queue::Announced;
 use super::workbench::{Workbench, WorkbenchError};
 use haca_verifier::seal;
 use haca_verifier::zk::{Binding, Proof, ProverError, StatementKind};
 use haca_wire::event::PROOF_LEN;
 use haca_wire::opening::Opening;
-use haca_wire::{Digest, Leaf, ModelId};
+use haca_wire::{Digest, Leaf};
 use rand_core::OsRng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -67,18 +68,19 @@ pub(crate) fn prove(
     catch_unwind(attempt).unwrap_or(Err(Unprovable::Panicked))
 }
 
-/// Makes a model's circuit and key, if they are not there, before somebody waits for them.
-pub(crate) fn make_ready(workbench: &mut Workbench, pool: &rayon::ThreadPool, model: &ModelId) {
-    let begun = Instant::now();
+/// Makes a model's circuit and its key for open inputs, if they are not there, before somebody waits for them; and has its
+/// key for sealed inputs made, where these are taken.
+pub(crate) fn make_ready(workbench: &mut Workbench, pool: &rayon::ThreadPool, announced: Announced) {
+    let (begun, Announced { model, sealed }) = (Instant::now(), announced);
     let ready = || {
         pool.install(|| {
-            workbench.get(model, StatementKind::Open).map(|bench| bench.prover.verifying_key().id())
+            let key = workbench.get(&model, StatementKind::Open)?.prover.verifying_key().id();
+            tracing::info!(%model, %key, seconds = begun.elapsed().as_secs_f64(), "ready to prove");
+            if sealed { workbench.make_sealed_key_ahead(&model) } else { Ok(()) }
         })
     };
     match catch_unwind(AssertUnwindSafe(ready)) {
-        Ok(Ok(key)) => {
-            tracing::info!(%model, %key, seconds = begun.elapsed().as_secs_f64(), "ready to prove");
-        }
+        Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%model, %error, "cannot be proven"),
         Err(_) => tracing::error!(%model, "cannot be proven: the prover panicked"),
     }

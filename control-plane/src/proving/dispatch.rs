@@ -11,7 +11,7 @@ use super::attempt::Made;
 use super::damaged;
 use super::events::EventLog;
 use super::judge;
-use super::queue::{Job, Queue, Task, WorkerId};
+use super::queue::{Announced, Job, Queue, Task, WorkerId};
 use super::store::{Record, State, Store, StoreError};
 use super::workers::Said;
 use crossbeam_channel::{Receiver, Sender};
@@ -19,7 +19,7 @@ use haca_dataplane::Backlog;
 use haca_dataplane::clock::unix_now;
 use haca_settle::{Opening as StoredOpening, OpeningPosition, ReadError};
 use haca_wire::event::{self, ProofEvent};
-use haca_wire::{Digest, Leaf, Mode, ModelId, RequestId};
+use haca_wire::{Digest, Leaf, Mode, RequestId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -54,7 +54,7 @@ pub(super) struct Dispatcher {
     /// There may be new openings.
     pub(super) opened: Receiver<()>,
     /// Models that are served: their keys are made before somebody waits for them.
-    pub(super) announced: Receiver<ModelId>,
+    pub(super) announced: Receiver<Announced>,
     /// Told when there is a new record.
     pub(super) recorded: Sender<()>,
     pub(super) state: Dispatch,
@@ -72,7 +72,7 @@ pub(super) struct Dispatch {
     queue: Queue,
     workers: BTreeMap<WorkerId, Hand>,
     /// Models that were announced, for workers that join later.
-    models: VecDeque<ModelId>,
+    models: VecDeque<Announced>,
 }
 
 /// What is known of a worker.
@@ -82,7 +82,7 @@ struct Hand {
     /// It had a job for too long, and has said nothing since.
     overdue: bool,
     hungry: Option<oneshot::Sender<Task>>,
-    to_make_ready: VecDeque<ModelId>,
+    to_make_ready: VecDeque<Announced>,
 }
 
 impl Dispatch {
@@ -171,8 +171,8 @@ impl Dispatcher {
             recv(self.opened) -> opened => if opened.is_err() {
                 self.log.sleep(IDLE);
             },
-            recv(self.announced) -> model => match model {
-                Ok(model) => self.announce(model),
+            recv(self.announced) -> announced => match announced {
+                Ok(announced) => self.announce(announced),
                 Err(_) => self.log.sleep(IDLE),
             },
             default(IDLE) => {}
@@ -182,15 +182,15 @@ impl Dispatcher {
         }
     }
 
-    fn announce(&mut self, model: ModelId) {
+    fn announce(&mut self, announced: Announced) {
         let state = &mut self.state;
         for models in
             state.workers.values_mut().map(|hand| &mut hand.to_make_ready).chain([&mut state.models])
         {
-            models.retain(|known| *known != model);
-            models.push_back(model);
+            models.retain(|known| known.model != announced.model);
+            models.push_back(announced);
             if models.len() > MAX_MODELS {
-                // Its key is made with its first proof.
+                // Its keys are made with its first proofs.
                 models.pop_front();
             }
         }

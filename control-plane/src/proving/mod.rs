@@ -9,7 +9,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `store` | what became of each request, on disk |
-//! | `workbench` | models, their circuits and keys |
+//! | `workbench`, `proving_keys` | models, their circuits and keys |
 //! | `events` | the log as the services use it |
 //! | `queue`, `dispatch` | what is to be proven and who has it; the thread that hands it out and keeps what comes back |
 //! | `workers` | who proves, and what they say to that thread |
@@ -34,6 +34,7 @@ mod docket;
 mod events;
 mod judge;
 mod prover;
+mod proving_keys;
 mod queue;
 mod start;
 mod store;
@@ -44,6 +45,7 @@ mod workers;
 
 use crate::proving::apart::Served;
 use crate::proving::desk::{Counter, Wait};
+use crate::proving::queue::Announced;
 use crate::proving::store::Store;
 use crate::proving::threads::Broken;
 use crate::proving::workbench::Models;
@@ -133,8 +135,8 @@ pub struct Services {
     backlog: Arc<Backlog>,
     counter: Counter,
     asked: Receiver<Wait>,
-    announce: Sender<ModelId>,
-    announced: Receiver<ModelId>,
+    announce: Sender<Announced>,
+    announced: Receiver<Announced>,
 }
 
 impl Services {
@@ -190,8 +192,8 @@ impl Services {
                     tracing::warn!(model = %id, %error, "served without mode zk");
                     error.to_caller()
                 })?;
-                // Full: its key is made with its first proof.
-                let _ = announce.try_send(id);
+                // Full: its keys are made with its first proofs.
+                let _ = announce.try_send(Announced { model: id, sealed: sealed_refused.is_none() });
                 Ok(Admitted { sealed_refused: sealed_refused.map(|error| error.to_caller()) })
             }),
             ask: Arc::new(move |ids, reply| counter.ask(ids, reply)),

@@ -23,8 +23,8 @@ impl ProverThread {
         while let Ok(task) = self.worker.ask().blocking_recv() {
             let job = match task {
                 Task::Prove(job) => job,
-                Task::MakeReady(model) => {
-                    attempt::make_ready(&mut self.workbench, &self.pool, &model);
+                Task::MakeReady(announced) => {
+                    attempt::make_ready(&mut self.workbench, &self.pool, announced);
                     continue;
                 }
             };

@@ -26,12 +26,20 @@ pub(crate) struct Job {
     pub(crate) opening: Vec<u8>,
 }
 
+/// A model that is served in mode `zk`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Announced {
+    pub(crate) model: ModelId,
+    /// Whether with sealed inputs too.
+    pub(crate) sealed: bool,
+}
+
 /// What a worker is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Task {
     Prove(Arc<Job>),
-    /// Make the key of a model before somebody waits for it.
-    MakeReady(ModelId),
+    /// Make the keys of a model before somebody waits for them.
+    MakeReady(Announced),
 }
 
 #[derive(Debug)]

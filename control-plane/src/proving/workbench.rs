@@ -3,9 +3,10 @@
 //! Models are kept by id in a folder of the prover's own: a name that is pushed again must not take away what its
 //! pending requests are proven with.
 
+use super::proving_keys::{KeyMaker, Keys};
 use haca_kernels::{Backend, Executor, Model};
 use haca_settle::write_whole;
-use haca_verifier::zk::cache::{CacheError, KeyCache};
+use haca_verifier::zk::cache::CacheError;
 use haca_verifier::zk::{CIRCUIT_VERSION, Circuit, Prover, ProverError, StatementKind, Unsupported};
 use haca_wire::ModelId;
 use std::collections::VecDeque;
@@ -205,14 +206,16 @@ pub(crate) struct Bench {
 /// The benches that are in memory, the one used last in front.
 pub(crate) struct Workbench {
     models: Models,
-    keys: KeyCache,
+    keys: Keys,
     max_constraints: usize,
     benches: VecDeque<((ModelId, StatementKind), Bench)>,
+    /// Makes keys ahead of their first use, once there was one to make.
+    maker: Option<KeyMaker>,
 }
 
 impl Workbench {
     pub(crate) fn new(models: Models, keys: &Path, max_constraints: usize) -> Self {
-        Self { models, keys: KeyCache::new(keys), max_constraints, benches: VecDeque::new() }
+        Self { models, keys: Keys::new(keys), max_constraints, benches: VecDeque::new(), maker: None }
     }
 
     /// The bench of a model. A key is made if there is none: seconds for a large circuit.
@@ -237,10 +240,27 @@ impl Workbench {
         }
         Ok(&mut self.benches[0].1)
     }
+
+    /// Has the key of a model's sealed statements made by another thread, unless there is one, or it is larger than a key
+    /// should be that perhaps nobody asks for.
+    pub(crate) fn make_sealed_key_ahead(&mut self, id: &ModelId) -> Result<(), WorkbenchError> {
+        if self.keys.has(id, StatementKind::Sealed) {
+            return Ok(());
+        }
+        let most = self.max_constraints.min(MAX_AHEAD);
+        let circuit = &self.get(id, StatementKind::Open)?.circuit;
+        if circuit.constraints_if_sealed().is_ok_and(|constraints| constraints <= most) {
+            let model = Arc::clone(circuit.model());
+            self.maker.get_or_insert_with(|| KeyMaker::start(self.keys.clone())).make(model);
+        }
+        Ok(())
+    }
 }
 
 /// Circuits whose keys are in memory: a model has two, one for sealed inputs. A key of 2^16 constraints has some 30 MB.
 const MAX_BENCHES: usize = 8;
+/// Constraints of circuits whose keys are made before anybody asked for them.
+const MAX_AHEAD: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {
@@ -266,5 +286,27 @@ mod tests {
         fs::write(models.count_path(&id), "many").unwrap();
         assert!(models.admit(&model, &file, count.sealed).unwrap().is_none());
         assert_eq!(models.counted(&id), Some(count));
+    }
+
+    #[test]
+    fn a_key_for_sealed_inputs_is_made_ahead_where_they_are_taken_and_it_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/golden/dense0.haca");
+        let file = fs::read(golden).unwrap();
+        let model = Arc::new(Model::load(&file).unwrap());
+        let (models, id) = (Models::new(folder.path().join("models")), ModelId(model.id()));
+        models.admit(&model, &file, usize::MAX).unwrap();
+        let count = models.counted(&id).unwrap();
+        let keys = folder.path().join("keys");
+        let mut workbench = Workbench::new(models.clone(), &keys, count.sealed - 1);
+        workbench.make_sealed_key_ahead(&id).unwrap();
+        assert!(workbench.maker.is_none(), "its circuit is too large");
+        let mut workbench = Workbench::new(models, &keys, count.sealed);
+        workbench.make_sealed_key_ahead(&id).unwrap();
+        assert!(workbench.maker.take().is_some());
+        // Waits until it is made, or makes it.
+        workbench.get(&id, StatementKind::Sealed).unwrap();
+        workbench.make_sealed_key_ahead(&id).unwrap();
+        assert!(workbench.maker.is_none(), "there is one");
     }
 }

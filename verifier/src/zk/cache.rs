@@ -84,6 +84,11 @@ impl KeyCache {
         self.folder.join(format!("{}-v{version}{statement}.zkpk", Digest(*model)))
     }
 
+    /// Whether there is a file for the key of a model's statements of this kind.
+    pub fn has(&self, model: &[u8; 32], statement: StatementKind) -> bool {
+        self.path_of(model, CIRCUIT_VERSION, statement).exists()
+    }
+
     /// The circuit's key, if there is one. Its points are mapped from the file.
     ///
     /// # Errors

@@ -146,7 +146,7 @@ pub(super) fn as_text(lines: &[ProvenLine]) -> String {
     }
     format!(
         "{}Proof: from the answer until the log holds the proof and the verifier's verdict on it. Check: of one proof, \
-         offline, of a\nsealed input without it. The proof of the first sealed row waits for its key to be made.\nDevelopment keys: whoever made them could forge proofs.\n",
+         offline, of a\nsealed input without it.\nDevelopment keys: whoever made them could forge proofs.\n",
         output::lines(&table)
     )
 }

@@ -3,7 +3,7 @@
 //!
 //! | message | bytes | |
 //! |---|---|---|
-//! | `Hello` | 0..2 | version of this protocol, `u16`, 2 |
+//! | `Hello` | 0..2 | version of this protocol, `u16`, 3 |
 //! | | 2 | role: 0 prover, 1 verifier |
 //! | | 3 | zero |
 //! | | 4..8 | version of the circuits that it knows, `u32` |
@@ -18,7 +18,9 @@
 //! | | 8..16 | index of the receipt's leaf, `u64` |
 //! | | 16..280 | the receipt's leaf |
 //! | | 280.. | its opening |
-//! | `MakeReady`, `GetModel` | 0..32 | model id |
+//! | `MakeReady` | 0..32 | model id |
+//! | | 32 | 1 if sealed inputs are taken, else 0 |
+//! | `GetModel` | 0..32 | model id |
 //! | `Model` | 0.. | the model's file |
 //! | `Proven` | 0..8 | position of the opening |
 //! | | 8..200 | the proof |
@@ -29,7 +31,7 @@
 //! | `Rulings` | | of each case, in order: 1 and the 264 bytes of a verdict; or 0, and a text: its length, `u16`, at most 1024, and UTF-8 |
 
 use crate::proving::docket::Ruling;
-use crate::proving::queue::Job;
+use crate::proving::queue::{Announced, Job};
 use haca_settle::OpeningPosition;
 use haca_verifier::zk::CIRCUIT_VERSION;
 use haca_wire::event::{Event, PROOF_LEN};
@@ -37,10 +39,10 @@ use haca_wire::sign::{Role, SIGNATURE_LEN};
 use haca_wire::{Digest, Leaf, ModelId, NodeId};
 
 /// ALPN of the protocol. Another version is another protocol.
-pub(super) const ALPN: &[u8] = b"haca-service/2";
+pub(super) const ALPN: &[u8] = b"haca-service/3";
 /// What the TLS session exports is for this.
 pub(super) const EXPORTER: &[u8] = b"EXPORTER haca service";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// Texts for a person.
 const MAX_TEXT: usize = 1024;
 
@@ -75,6 +77,14 @@ impl<'a> Fields<'a> {
 
     pub(super) fn count(&mut self) -> Result<usize, Unread> {
         Ok(u32::from_le_bytes(self.take()?) as usize)
+    }
+
+    fn flag(&mut self) -> Result<bool, Unread> {
+        match self.take()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(Unread("a flag is neither 0 nor 1")),
+        }
     }
 
     pub(super) fn rest(&mut self) -> &'a [u8] {
@@ -178,12 +188,7 @@ impl Refusal {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Unread> {
         let mut fields = Fields(bytes);
-        let may_pass = match fields.take()? {
-            [0] => false,
-            [1] => true,
-            _ => return Err(Unread("a flag is neither 0 nor 1")),
-        };
-        Ok(Refusal { may_pass, why: text(fields.rest())? })
+        Ok(Refusal { may_pass: fields.flag()?, why: text(fields.rest())? })
     }
 }
 
@@ -199,6 +204,16 @@ pub(super) fn decode_ask(bytes: &[u8]) -> Result<u64, Unread> {
 
 pub(super) fn decode_model(bytes: &[u8]) -> Result<ModelId, Unread> {
     ModelId::from_slice(bytes).ok_or(Unread("a model id has 32 bytes"))
+}
+
+pub(super) fn encode_announced(Announced { model, sealed }: Announced) -> Vec<u8> {
+    [&model.0[..], &[sealed.into()]].concat()
+}
+
+pub(super) fn decode_announced(bytes: &[u8]) -> Result<Announced, Unread> {
+    let mut fields = Fields(bytes);
+    let announced = Announced { model: ModelId(fields.take()?), sealed: fields.flag()? };
+    fields.end().map(|()| announced)
 }
 
 pub(super) fn encode_job(job: &Job) -> Vec<u8> {
@@ -264,16 +279,15 @@ pub(super) fn encode_rulings(rulings: &[Ruling]) -> Vec<u8> {
 pub(super) fn decode_rulings(bytes: &[u8]) -> Result<Vec<Ruling>, Unread> {
     let (mut fields, mut rulings) = (Fields(bytes), Vec::new());
     while !fields.0.is_empty() {
-        rulings.push(match fields.take()? {
-            [1] => match Event::decode(fields.slice(Leaf::LEN)?) {
+        rulings.push(match fields.flag()? {
+            true => match Event::decode(fields.slice(Leaf::LEN)?) {
                 Ok(Event::Verdict(verdict)) => Ruling::Verdict(Box::new(verdict)),
                 _ => return Err(Unread("a verdict")),
             },
-            [0] => {
+            false => {
                 let length = fields.short()?;
                 Ruling::None(text(fields.slice(length)?)?)
             }
-            _ => return Err(Unread("a flag is neither 0 nor 1")),
         });
     }
     Ok(rulings)

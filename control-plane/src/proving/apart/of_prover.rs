@@ -65,7 +65,9 @@ async fn work(
                         session.send(Kind::Prove, &message::encode_job(&job)).await?;
                         has = Some((job, Instant::now()));
                     }
-                    Task::MakeReady(model) => session.send(Kind::MakeReady, &model.0).await?,
+                    Task::MakeReady(announced) => {
+                        session.send(Kind::MakeReady, &message::encode_announced(announced)).await?;
+                    }
                 }
             }
             Kind::Proven => {

@@ -7,14 +7,15 @@ use super::frame::Kind;
 use super::link::{Link, LinkError, Node, Stop};
 use super::message::{self, Proven};
 use crate::proving::attempt::{self, Made, Unprovable};
-use crate::proving::queue::Job;
+use crate::proving::queue::{Announced, Job};
 use crate::proving::workbench::{Models, Workbench};
 use haca_settle::OpeningPosition;
+use haca_wire::Digest;
 use haca_wire::connect::Connect;
 use haca_wire::sign::Role;
-use haca_wire::{Digest, ModelId};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 /// A prover that runs apart from its node.
@@ -69,8 +70,8 @@ impl Bench {
                     self.prove(link, job).await?;
                 }
                 (Kind::MakeReady, payload) => {
-                    let model = link.read(message::decode_model(&payload))?;
-                    self.make_ready(link, model).await?;
+                    let announced = link.read(message::decode_announced(&payload))?;
+                    self.make_ready(link, announced).await?;
                 }
                 (other, _) => return Err(link.unexpected(other)),
             }
@@ -110,7 +111,7 @@ impl Bench {
             tracing::error!(%model, why, "cannot be proven");
             return Ok(());
         }
-        self.blocking(move |workbench, pool| attempt::make_ready(workbench, pool, &model)).await;
+        self.blocking(move |workbench, pool| attempt::make_ready(workbench, pool, announced)).await;
         Ok(())
     }
 

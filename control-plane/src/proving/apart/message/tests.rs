@@ -66,6 +66,8 @@ proptest! {
         let refusal = Refusal { may_pass: flag, why: text.clone() };
         prop_assert_eq!(Refusal::decode(&refusal.encode()), Ok(refusal));
         prop_assert_eq!(decode_ask(&encode_ask(numbers.0)), Ok(numbers.0));
+        let announced = Announced { model: ModelId([4; 32]), sealed: flag };
+        prop_assert_eq!(decode_announced(&encode_announced(announced)), Ok(announced));
         let position = OpeningPosition(numbers.0);
         let job = Job { position, index: numbers.1, leaf: leaf(1), opening: bytes.clone() };
         prop_assert_eq!(decode_job(&encode_job(&job)), Ok(job));
@@ -88,7 +90,7 @@ proptest! {
     fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..700)) {
         let _ = (Hello::decode(&bytes), Welcome::decode(&bytes), Refusal::decode(&bytes), decode_ask(&bytes));
         let _ = (decode_job(&bytes), Proven::decode(&bytes), decode_unprovable(&bytes), decode_model(&bytes));
-        let _ = (decode_rulings(&bytes), Docketed::decode(&bytes));
+        let _ = (decode_rulings(&bytes), Docketed::decode(&bytes), decode_announced(&bytes));
     }
 
     #[test]
