@@ -9,6 +9,7 @@ use haca_settle::write_whole;
 use haca_verifier::zk::cache::CacheError;
 use haca_verifier::zk::{CIRCUIT_VERSION, Circuit, Prover, ProverError, StatementKind, Unsupported};
 use haca_wire::ModelId;
+use sha2::{Digest as _, Sha256};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,9 +97,9 @@ impl Models {
         written.map_err(|source| WorkbenchError::Io { path, source })
     }
 
-    /// Whether there is a file of this name.
-    pub(crate) fn has(&self, id: &ModelId) -> bool {
-        self.path(id).exists()
+    /// Whether a model is there, whole: its id is its file's hash.
+    pub(crate) fn has_whole(&self, id: &ModelId) -> bool {
+        self.file(id).is_ok_and(|file| Sha256::digest(&file)[..] == id.0)
     }
 
     /// A model's file, as it lies there.
@@ -274,12 +275,12 @@ mod tests {
         let model = Arc::new(Model::load(&file).unwrap());
         let (models, id) = (Models::new(folder.path().join("models")), ModelId(model.id()));
         assert!(matches!(models.admit(&model, &file, 1), Err(WorkbenchError::TooLarge { max: 1, .. })));
-        assert!(!models.has(&id), "what is not proven is not kept");
+        assert!(!models.has_whole(&id), "what is not proven is not kept");
         let count = models.counted(&id).unwrap();
         let written = |statement| Circuit::new(Arc::clone(&model), statement).unwrap().system().constraints();
         assert_eq!([count.open, count.sealed], [StatementKind::Open, StatementKind::Sealed].map(written));
         assert!(models.admit(&model, &file, count.open).unwrap().is_some(), "it is too large sealed");
-        assert!(models.has(&id));
+        assert!(models.has_whole(&id));
         // What was counted is believed; what does not read is counted again.
         models.keep_count(&id, Count { open: count.open + 1, ..count }).unwrap();
         assert!(models.admit(&model, &file, count.open).is_err());

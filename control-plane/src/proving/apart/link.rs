@@ -257,14 +257,14 @@ impl Link {
         }
     }
 
-    /// Sees to it that the folder has a model: asks for its file once. The inner error says why the node has none to give,
+    /// Sees to it that the folder has a model: asks for its file if it is not there, or damaged. The inner error says why the node has none to give,
     /// and will have none: that is the fault of one model, and no reason to end the session.
     pub(super) async fn fetch(
         &mut self,
         models: &Models,
         id: &ModelId,
     ) -> Result<Result<(), String>, LinkError> {
-        if models.has(id) {
+        if models.has_whole(id) {
             return Ok(Ok(()));
         }
         let address = self.address;
