@@ -123,9 +123,19 @@ impl Services {
             let (end, stop) = oneshot::channel();
             running.end_sessions = Some(end);
             let (node, max_model_bytes) = (node.connect().node_key, self.max_model_bytes);
+            let patience = Duration::from_secs(settings.prover_patience_s);
             running.start(spawn_with_pool("services", shards, 1, &broken, move |pool| {
-                let desk =
-                    Desk { admission, node, workers, registrar, models, max_model_bytes, metrics, pool };
+                let desk = Desk {
+                    admission,
+                    node,
+                    workers,
+                    registrar,
+                    models,
+                    max_model_bytes,
+                    metrics,
+                    patience,
+                    pool,
+                };
                 Listener { socket, identity, desk, stop }.run();
             }))?;
         }

@@ -2,6 +2,7 @@
 
 use super::frame::{self, FrameError, Kind};
 use super::message::{self, Hello, Refusal, Unread, Welcome};
+use super::strangers::{Stranger, Strangers};
 use super::{of_prover, of_verifier};
 use crate::proving::ProofMetrics;
 use crate::proving::docket::{Misruling, Registrar};
@@ -16,7 +17,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 /// A service that is let in, and what it did.
 #[derive(Debug)]
@@ -69,10 +70,14 @@ impl Admission {
             let why = "a proof of this prover did not hold; it is shut out until the node is started again";
             return refuse(false, why.to_owned());
         }
-        // Two of one verifier would share its cursor; of provers, any number may share a key.
-        if served.sessions.fetch_add(1, Relaxed) > 0 && role == Role::Verifier {
+        // Two of one verifier would share its cursor; provers may share a key.
+        let most = if role == Role::Verifier { 1 } else { MAX_SESSIONS };
+        if served.sessions.fetch_add(1, Relaxed) >= most {
             served.sessions.fetch_sub(1, Relaxed);
-            return refuse(true, "this verifier has a session already".to_owned());
+            return refuse(
+                true,
+                format!("this {role} has a session already, or as many as one key may have"),
+            );
         }
         Ok(Arc::clone(served))
     }
@@ -87,6 +92,8 @@ pub(in crate::proving) struct Desk {
     pub(in crate::proving) models: Models,
     pub(in crate::proving) max_model_bytes: u64,
     pub(in crate::proving) metrics: Arc<ProofMetrics>,
+    /// How long a prover has for one proof before another gets the request too.
+    pub(in crate::proving) patience: Duration,
     /// For checking proofs before they are logged.
     pub(in crate::proving) pool: rayon::ThreadPool,
 }
@@ -106,6 +113,8 @@ pub(super) enum End {
     Refused(Refusal),
     #[error("it said nothing for {HANDSHAKE:?}")]
     Silent,
+    #[error("it has had a request for {0:?} and not proven it")]
+    Overdue(Duration),
     #[error("the node stops")]
     Stopping,
     #[error("the connection ended: {0}")]
@@ -178,7 +187,7 @@ impl Listener {
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(endpoint_config, Some(server_config), self.socket, runtime)
             .expect("a socket that is bound is taken into a runtime");
-        let (desk, strangers) = (Arc::new(self.desk), Arc::new(Semaphore::new(MAX_STRANGERS)));
+        let (desk, strangers) = (Arc::new(self.desk), Arc::new(Strangers::default()));
         let accept = async {
             while let Some(incoming) = endpoint.accept().await {
                 // A stranger takes one of few places, so it has to show first that it is where it says (RFC 9000,
@@ -188,9 +197,9 @@ impl Listener {
                     let _ = incoming.retry();
                     continue;
                 }
-                match Arc::clone(&strangers).try_acquire_owned() {
-                    Ok(stranger) => drop(tokio::spawn(attend(Arc::clone(&desk), incoming, stranger))),
-                    Err(_) => incoming.refuse(),
+                match strangers.admit(incoming.remote_address().ip()) {
+                    Some(stranger) => drop(tokio::spawn(attend(Arc::clone(&desk), incoming, stranger))),
+                    None => incoming.refuse(),
                 }
             }
         };
@@ -205,7 +214,7 @@ impl Listener {
 }
 
 /// One connection, from its first packet to its end.
-async fn attend(desk: Arc<Desk>, incoming: Incoming, stranger: tokio::sync::OwnedSemaphorePermit) {
+async fn attend(desk: Arc<Desk>, incoming: Incoming, stranger: Stranger) {
     let address = incoming.remote_address();
     let greeted = async {
         let connection = incoming.await.map_err(|error| End::Lost(error.to_string()))?;
@@ -233,6 +242,7 @@ async fn attend(desk: Arc<Desk>, incoming: Incoming, stranger: tokio::sync::Owne
         End::Done | End::Stopping | End::Lost(_) | End::Frame(FrameError::Lost(_)) => {
             tracing::info!(%role, %key, %end, "a service has gone");
         }
+        End::Overdue(_) => tracing::warn!(%role, %key, %end, "a service is sent away"),
         end => tracing::error!(%role, %key, %end, "ALARM: a service is sent away"),
     }
     connection.close(VarInt::from_u32(0), b"");
@@ -307,9 +317,9 @@ async fn serve_files(desk: Arc<Desk>, connection: Connection) {
     }
 }
 
-/// Connections that have not said who they are.
-const MAX_STRANGERS: usize = 16;
-/// How long one has for that, and the node for the end of one.
+/// Sessions of provers with one key. Each may hold a frame of [`MAX_FROM_SERVICE`].
+const MAX_SESSIONS: u64 = 64;
+/// How long a stranger has to say who it is, and the node for the end of a session.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A service that is not heard of for so long is gone; it sends something every two seconds.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -7,13 +7,14 @@
 //! | module | holds |
 //! |---|---|
 //! | `frame`, `message`, `docketed` | the protocol, byte by byte |
-//! | `listener` | the node's end: who is let in |
+//! | `listener`, `strangers` | the node's end: who is let in |
 //! | `of_prover`, `of_verifier` | the node's end of a session with either |
 //! | `link` | a service's end of a session |
 //! | `prover`, `verifier` | the services |
 //!
 //! Sessions run on one thread of low priority and never touch a shard. What a service sends is bounded before it is held;
-//! before it is known, to a kilobyte and some seconds.
+//! before it is known, to a kilobyte and some seconds. Those that are not known yet have places of their own, so many of
+//! each network.
 
 mod docketed;
 mod frame;
@@ -23,6 +24,7 @@ mod message;
 mod of_prover;
 mod of_verifier;
 mod prover;
+mod strangers;
 mod verifier;
 
 pub use link::{LinkError, Stop};

@@ -2,7 +2,7 @@
 //!
 //! A proof is checked before it is logged: the log has one place for the proof of a receipt. What comes from a prover that
 //! lies is not taken, what it had goes to another, and it is shut out. It can still refuse to prove; then others are
-//! asked, and a request that all of them decline is given up.
+//! asked, and a request that all of them decline is given up. One that is silent about a request for too long is sent away.
 
 use super::frame::Kind;
 use super::listener::{End, Session, refuse};
@@ -27,6 +27,11 @@ pub(super) async fn serve(mut session: Session) -> End {
     // Others get what it had before it is told anything.
     drop(worker);
     match end {
+        Err(End::Overdue(limit)) => {
+            let why = format!("no proof came in {limit:?}, twice zk.prover_patience_s");
+            refuse(&mut session.send, &session.connection, Refusal { may_pass: true, why }).await;
+            End::Overdue(limit)
+        }
         Err(End::Refused(refusal)) => refuse(&mut session.send, &session.connection, refusal).await,
         Err(end) => {
             let _ = session.send.finish();
@@ -46,7 +51,17 @@ async fn work(
 ) -> Result<std::convert::Infallible, End> {
     let mut has: Option<(Arc<Job>, Instant)> = None;
     loop {
-        let (kind, payload) = session.receive().await?;
+        let (kind, payload) = match &has {
+            // After its patience another has the request too, and who is first counts. Who is not heard of after as long
+            // again is stuck, or was never going to prove it.
+            Some((_, since)) => {
+                let limit = 2 * session.desk.patience;
+                let until = tokio::time::Instant::from_std(*since + limit);
+                let received = tokio::time::timeout_at(until, session.receive()).await;
+                received.map_err(|_| End::Overdue(limit))??
+            }
+            None => session.receive().await?,
+        };
         let is_busy = has.is_some();
         let mut of = |position: OpeningPosition| {
             has.take_if(|(job, _)| job.position == position).ok_or(Unread("nobody asked for it"))
