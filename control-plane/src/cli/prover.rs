@@ -25,6 +25,7 @@ impl Args {
         self.service.run(
             Role::Prover,
             |connect, seed, data, pool| Prover::new(connect, seed, data, pool),
+            Prover::counts,
             async |prover, stop| prover.run(stop).await,
         )
     }

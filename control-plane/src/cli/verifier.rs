@@ -25,6 +25,7 @@ impl Args {
         self.service.run(
             Role::Verifier,
             |connect, seed, data, pool| Verifier::new(connect, seed, data, pool),
+            Verifier::counts,
             async |verifier, stop| verifier.run(stop).await,
         )
     }

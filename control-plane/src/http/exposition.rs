@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::proving::ProofMetrics;
-use crate::proving::apart::Served;
+use crate::proving::apart::{Counts, Served};
 use haca_dataplane::Backlog;
 use haca_dataplane::clock::unix_now;
 use haca_dataplane::metrics::{Counter, Histogram, ShardMetrics};
 use haca_settle::LogStatus;
 use haca_wire::Status;
+use haca_wire::sign::Role;
 
 /// What is counted of mode `zk`.
 pub struct Proofs {
@@ -76,6 +77,30 @@ pub fn exposition(shards: &[Arc<ShardMetrics>], log: &LogStatus, proofs: Option<
     if let Some(proofs) = proofs {
         text.proofs(proofs);
     }
+    text.0
+}
+
+/// All metrics of a service that runs apart.
+pub fn service_exposition(role: Role, counts: &Counts) -> String {
+    let mut text = Text(String::with_capacity(1 << 10));
+    let mut one = |what: &str, kind, help, value: &AtomicU64| {
+        text.one(&format!("haca_{role}_{what}"), kind, help, value.load(Relaxed));
+    };
+    one("connected", "gauge", "1 while the node gives work", &counts.connected);
+    one("sessions_total", "counter", "Sessions with the node", &counts.sessions);
+    let (results, declined) = match role {
+        Role::Prover => ("Proofs handed in", "Requests that it could not prove"),
+        Role::Verifier => ("Verdicts handed in", "Proofs that it could not judge"),
+    };
+    one("results_total", "counter", results, &counts.results);
+    one("declined_total", "counter", declined, &counts.declined);
+    let help = "Time spent proving or judging";
+    text.seconds(
+        &format!("haca_{role}_work_seconds_total"),
+        "counter",
+        help,
+        counts.work_nanos.load(Relaxed),
+    );
     text.0
 }
 
@@ -224,7 +249,12 @@ mod tests {
             served: Vec::new(),
         };
         let text = exposition(&[Arc::new(shard)], &log, Some(&proofs));
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let of_services =
+            [Role::Prover, Role::Verifier].map(|role| service_exposition(role, &Counts::default()));
+        for line in of_services.iter().chain([&text]).flat_map(|text| text.lines()) {
+            if line.starts_with('#') {
+                continue;
+            }
             let (name, value) = line.rsplit_once(' ').unwrap();
             assert!(name.starts_with("haca_") && value.parse::<f64>().is_ok(), "{line}");
         }

@@ -8,7 +8,7 @@ mod exposition;
 mod health;
 mod listener;
 
-pub use exposition::{Proofs, exposition};
+pub use exposition::{Proofs, exposition, service_exposition};
 pub use health::{Health, NotReady, router};
 
 use std::future::Future;

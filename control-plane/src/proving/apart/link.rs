@@ -1,5 +1,6 @@
 //! A service's end of a session: finding the node, saying who it is, asking, and coming back when the node was away.
 
+use super::counts::Counts;
 use super::frame::{self, FrameError, Kind};
 use super::listener::IDLE_TIMEOUT;
 use super::message::{self, Hello, Refusal, Unread, Welcome};
@@ -11,6 +12,8 @@ use haca_wire::sign::{Role, ServiceKey};
 use haca_wire::{ModelId, NodeId};
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -20,7 +23,7 @@ pub enum LinkError {
     /// The node takes no services.
     #[error(
         "connect.toml names no address for provers and verifiers that run apart; start the node with --services ADDR \
-         (zk.services in its settings) and give its present connect.toml"
+         (zk.services in its settings) and give its present connect.toml, or its address with --node"
     )]
     NoServices,
     /// It cannot be reached, or is another node.
@@ -107,6 +110,7 @@ pub(super) struct Node {
     pub(super) connect: Connect,
     pub(super) role: Role,
     pub(super) key: ServiceKey,
+    pub(super) counts: Arc<Counts>,
 }
 
 /// A session.
@@ -117,6 +121,7 @@ pub(super) struct Link {
     send: SendStream,
     receive: RecvStream,
     max_model_bytes: u64,
+    pub(super) counts: Arc<Counts>,
     /// Whether it has said anything that came of its work.
     has_worked: bool,
 }
@@ -135,9 +140,10 @@ impl Pause {
 }
 
 impl Node {
+    /// The node that writes this connect.toml.
     pub(super) fn new(connect: Connect, role: Role, seed: &[u8; 32]) -> Result<Self, LinkError> {
         let address = dial::reachable(connect.services.ok_or(LinkError::NoServices)?);
-        Ok(Self { address, connect, role, key: ServiceKey::from_seed(seed) })
+        Ok(Self { address, connect, role, key: ServiceKey::from_seed(seed), counts: Arc::default() })
     }
 
     /// Runs sessions one after the other until the service is told to stop, with more and more time between failures.
@@ -156,7 +162,10 @@ impl Node {
             let (ended, has_worked) = match link {
                 Ok(mut link) => {
                     tracing::info!(node = %self.address, "the node gives work");
+                    self.counts.sessions.fetch_add(1, Relaxed);
+                    self.counts.connected.store(1, Relaxed);
                     let ended = session(&mut link, state, stop).await;
+                    self.counts.connected.store(0, Relaxed);
                     let has_worked = link.has_worked;
                     link.close().await;
                     (ended, has_worked)
@@ -188,8 +197,16 @@ impl Node {
             let connection = dial::connect(&endpoint, address, pin, message::ALPN, &options).await?;
             let (send, receive) = connection.open_bi().await.map_err(|error| ended(address, &error))?;
             let endpoint = endpoint.clone();
-            let mut link =
-                Link { address, endpoint, connection, send, receive, max_model_bytes: 0, has_worked: false };
+            let mut link = Link {
+                address,
+                endpoint,
+                connection,
+                send,
+                receive,
+                max_model_bytes: 0,
+                counts: Arc::clone(&self.counts),
+                has_worked: false,
+            };
             let welcome = link.greet(self).await?;
             link.max_model_bytes = welcome.max_model_bytes;
             match welcome.node {

@@ -11,11 +11,13 @@
 //! | `of_prover`, `of_verifier` | the node's end of a session with either |
 //! | `link` | a service's end of a session |
 //! | `prover`, `verifier` | the services |
+//! | `counts` | what they count |
 //!
 //! Sessions run on one thread of low priority and never touch a shard. What a service sends is bounded before it is held;
 //! before it is known, to a kilobyte and some seconds. Those that are not known yet have places of their own, so many of
 //! each network.
 
+mod counts;
 mod docketed;
 mod frame;
 mod link;
@@ -27,6 +29,7 @@ mod prover;
 mod strangers;
 mod verifier;
 
+pub use counts::Counts;
 pub use link::{LinkError, Stop};
 pub use listener::Served;
 pub(super) use listener::{Admission, Desk, Listener, bind};

@@ -3,6 +3,7 @@
 //! It keeps models, circuits' keys and its own key; what it was doing when it was killed, the node gives to another, or
 //! again. A proof that could not be handed in is handed in when the same request comes again.
 
+use super::counts::Counts;
 use super::frame::Kind;
 use super::link::{Link, LinkError, Node, Stop};
 use super::message::{self, Proven};
@@ -51,6 +52,11 @@ impl Prover {
         Ok(Self { node, bench })
     }
 
+    /// What it counts.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.node.counts)
+    }
+
     /// Proves until it is told to stop; the proof that is being made is handed in.
     ///
     /// # Errors
@@ -91,6 +97,7 @@ impl Bench {
                 .blocking(move |workbench, pool| attempt::prove(workbench, pool, &job.leaf, &job.opening));
             match made.await {
                 Ok(made) => {
+                    link.counts.worked(begun.elapsed());
                     tracing::info!(%request, seconds = begun.elapsed().as_secs_f64(), "proven");
                     self.made = Some((hash, made));
                 }
@@ -103,10 +110,13 @@ impl Bench {
         }
         let Some((_, made)) = &self.made else { return Ok(()) };
         let proven = Proven { position, proof: made.proof, key: made.key_bytes.clone() };
-        link.send(Kind::Proven, &proven.encode()).await
+        link.send(Kind::Proven, &proven.encode()).await?;
+        link.counts.results.fetch_add(1, Relaxed);
+        Ok(())
     }
 
-    async fn make_ready(&mut self, link: &mut Link, model: ModelId) -> Result<(), LinkError> {
+    async fn make_ready(&mut self, link: &mut Link, announced: Announced) -> Result<(), LinkError> {
+        let model = announced.model;
         if let Err(why) = link.fetch(&self.models, &model).await? {
             tracing::error!(%model, why, "cannot be proven");
             return Ok(());
@@ -134,5 +144,6 @@ impl Bench {
 
 /// Says that a request cannot be proven here, so that it goes to the others.
 async fn decline(link: &mut Link, position: OpeningPosition, why: &str) -> Result<(), LinkError> {
+    link.counts.declined.fetch_add(1, Relaxed);
     link.send(Kind::Unprovable, &message::encode_unprovable(position, why)).await
 }

@@ -4,6 +4,7 @@
 //! that the log holds the receipt and the proof, and that the model is the receipt's. It keeps models and the last
 //! checkpoint; where it has come to, the node knows.
 
+use super::counts::Counts;
 use super::docketed::{Docketed, Shown};
 use super::frame::Kind;
 use super::link::{Link, LinkError, Node, Stop};
@@ -22,6 +23,8 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 /// A verifier that runs apart from its node.
 pub struct Verifier {
@@ -72,6 +75,11 @@ impl Verifier {
         Ok(Self { node, bench: Bench { key, log, judge, pool: Arc::new(pool), models, head, file } })
     }
 
+    /// What it counts.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.node.counts)
+    }
+
     /// Judges until it is told to stop; the batch that is being judged is handed in.
     ///
     /// # Errors
@@ -90,8 +98,13 @@ impl Bench {
                 (other, _) => return Err(link.unexpected(other)),
             };
             let head = self.follow(link, &docketed)?;
+            let begun = Instant::now();
             let rulings = self.judge(link, docketed.cases, head).await?;
+            link.counts.worked(begun.elapsed());
             link.send(Kind::Rulings, &message::encode_rulings(&rulings)).await?;
+            let verdicts = rulings.iter().filter(|ruling| matches!(ruling, Ruling::Verdict(_))).count();
+            link.counts.results.fetch_add(verdicts as u64, Relaxed);
+            link.counts.declined.fetch_add((rulings.len() - verdicts) as u64, Relaxed);
         }
         Ok(())
     }
