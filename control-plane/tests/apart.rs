@@ -11,6 +11,8 @@ use haca_wire::sign::ServiceKey;
 use haca_wire::vocabulary::{LogOutcome, ProofOutcome};
 use haca_wire::{Digest, Mode, RequestId, Stage};
 use node::{Node, client, events, push};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,21 +23,30 @@ struct Service(Child);
 
 impl Service {
     fn start(role: &str, data: &Path, node: &Path) -> Self {
+        Self::start_with(role, data, &node.join("connect.toml"), &[], Stdio::null())
+    }
+
+    fn start_with(role: &str, data: &Path, connect: &Path, options: &[&str], stdout: Stdio) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_haca"))
             .args([role, "--threads", "1", "--data"])
             .arg(data)
             .arg("--connect")
-            .arg(node.join("connect.toml"))
-            .stdout(Stdio::null())
+            .arg(connect)
+            .args(options)
+            .stdout(stdout)
             .spawn()
             .unwrap();
         Self(child)
     }
 
+    fn signal(&self, signal: &str) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
     /// Asks it to end, and waits until it has.
     fn terminate(mut self) {
-        let id = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.signal("-TERM");
         let ended = self.0.wait().unwrap();
         assert!(ended.success(), "{ended}");
     }
@@ -200,6 +211,77 @@ fn callers_are_given_the_verdicts_of_a_verifier_apart_where_the_node_has_none() 
         let ids = ask(&client, 2).await;
         await_verdicts(&client, &ids, &[key]).await;
     });
+}
+
+/// What a service answers to `GET`.
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_service_is_told_where_the_node_is_and_says_how_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("node");
+    let (verifier, key) = keyed(folder.path(), "verifier", 7);
+    let _node = Node::up(&data, &format!("[zk]\nservices = \"0.0.0.0:0\"\nverifiers = [\"{key}\"]\n"));
+    let text = std::fs::read_to_string(data.join("connect.toml")).unwrap();
+    let services = text.lines().find(|line| line.starts_with("services")).unwrap();
+    let node = services.split('"').nth(1).unwrap().replace("0.0.0.0", "127.0.0.1");
+    // Another address, where nobody is.
+    let connect = folder.path().join("connect.toml");
+    std::fs::write(&connect, text.replace(services, "services = \"192.0.2.1:9\"")).unwrap();
+    let options = ["--node", &node, "--http", "127.0.0.1:0"];
+    let mut service = Service::start_with("verifier", &verifier, &connect, &options, Stdio::piped());
+    let said = BufReader::new(service.0.stdout.take().unwrap());
+    let mut lines = said.lines().map_while(Result::ok);
+    let address = lines.find_map(|line| line.split_once("http://").map(|(_, address)| address.to_owned()));
+    let address = address.unwrap();
+    assert!(get(&address, "/healthz").starts_with("HTTP/1.1 200"));
+    let begun = Instant::now();
+    while !get(&address, "/readyz").starts_with("HTTP/1.1 200") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it has no session");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let metrics = get(&address, "/metrics");
+    assert!(metrics.contains("\nhaca_verifier_connected 1\n"), "{metrics}");
+    service.terminate();
+}
+
+/// Frozen, a prover keeps its session for some seconds, and what it has for its patience.
+#[test]
+fn what_a_frozen_prover_has_is_proven_once_by_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("node");
+    let (provers, keys): (Vec<_>, Vec<_>) =
+        [8, 9].map(|number| keyed(folder.path(), "prover", number)).into_iter().unzip();
+    let settings = format!(
+        "[zk]\nservices = \"127.0.0.1:0\"\nprover = \"apart\"\nprover_patience_s = 4\nprovers = [\"{}\", \"{}\"]\n",
+        keys[0], keys[1]
+    );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let node = Node::up(&data, &settings);
+    runtime.block_on(push(&data));
+    let frozen = Service::start("prover", &provers[0], &data);
+    let ids = runtime.block_on(async {
+        let client = client(&data).await;
+        let ids = ask(&client, 3).await;
+        // It is at the second, most likely.
+        client.await_proofs(&ids[..1]).await.unwrap();
+        ids
+    });
+    frozen.signal("-STOP");
+    let other = Service::start("prover", &provers[1], &data);
+    let states = runtime.block_on(async { client(&data).await.await_proofs(&ids).await.unwrap() });
+    assert!(states.iter().all(|state| state.outcome == ProofOutcome::Proved), "{states:?}");
+    frozen.signal("-CONT");
+    [frozen, other].into_iter().for_each(Service::terminate);
+    drop(node);
+    let found = events(&data);
+    assert!(ids.iter().all(|id| found[id] == (1, 1)), "{found:?}");
 }
 
 #[test]

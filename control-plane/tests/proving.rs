@@ -140,6 +140,36 @@ fn a_damaged_opening_fails_its_request_alone_and_who_waits_for_a_lost_one_is_tol
     assert!(states[8].detail.contains("lost"), "{}", states[8].detail);
 }
 
+/// In a file that is not the newest, where nothing says how long the damaged opening was.
+#[test]
+fn what_follows_an_opening_of_damaged_length_in_its_file_is_given_up_if_the_settings_say_so() {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let node = Node::up(data.path(), "");
+    let ids = runtime.block_on(async {
+        push(data.path()).await;
+        durable(&client(data.path()).await, 9).await
+    });
+    drop(node);
+    let folder = data.path().join("log/store/openings");
+    let segment = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&segment).unwrap();
+    let record = whole.len() / ids.len();
+    // Of the sixth the length. From the eighth on they are in a file of their own, as if the first had been full.
+    let (first, second) = whole.split_at(7 * record);
+    let mut damaged = first.to_vec();
+    damaged[5 * record + 10] ^= 1;
+    std::fs::write(&segment, &damaged).unwrap();
+    std::fs::write(folder.join(format!("{:020}", first.len())), second).unwrap();
+    let _node = Node::up(data.path(), "[zk]\nskip_damaged_segments = true\n");
+    let states = runtime.block_on(async { client(data.path()).await.await_proofs(&ids).await.unwrap() });
+    let (proved, failed) = (ProofOutcome::Proved, ProofOutcome::Failed);
+    let outcomes: Vec<ProofOutcome> = states.iter().map(|state| state.outcome).collect();
+    assert_eq!(outcomes, [proved, proved, proved, proved, proved, failed, failed, proved, proved]);
+    assert!(states[5].detail.contains("damaged"), "{}", states[5].detail);
+    assert!(states[6].detail.contains("lost"), "{}", states[6].detail);
+}
+
 /// Ids of events follow from leaves, so who knows a leaf can take one. It harms that receipt's proof alone, and is told.
 #[test]
 fn a_request_that_takes_the_id_of_a_proof_is_told_and_harms_no_other() {
@@ -224,6 +254,25 @@ fn a_commitment_that_does_not_open_fails_its_own_proof_alone() {
 }
 
 #[test]
+fn the_key_for_sealed_inputs_is_made_before_anybody_asks() {
+    let data = tempfile::tempdir().unwrap();
+    let _node = Node::up(data.path(), "");
+    tokio::runtime::Runtime::new().unwrap().block_on(push(data.path()));
+    let made = || {
+        let kept = std::fs::read_dir(data.path().join("zk/keys")).into_iter().flatten();
+        let names: Vec<String> =
+            kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let ends = ["", "-sealed"].map(|kind| format!("-v{CIRCUIT_VERSION}{kind}.zkpk"));
+        ends.iter().all(|end| names.iter().any(|name| name.ends_with(end)))
+    };
+    let begun = Instant::now();
+    while !made() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "there is no such key");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn a_model_whose_sealed_circuit_alone_is_too_large_is_proven_with_open_inputs() {
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -245,25 +294,6 @@ fn a_model_whose_sealed_circuit_alone_is_too_large_is_proven_with_open_inputs() 
         let states = client.await_proofs(&[answer.leaf.request]).await.unwrap();
         assert_eq!(states[0].outcome, ProofOutcome::Proved);
     });
-}
-
-#[test]
-fn the_key_for_sealed_inputs_is_made_before_anybody_asks() {
-    let data = tempfile::tempdir().unwrap();
-    let _node = Node::up(data.path(), "");
-    tokio::runtime::Runtime::new().unwrap().block_on(push(data.path()));
-    let made = || {
-        let kept = std::fs::read_dir(data.path().join("zk/keys")).into_iter().flatten();
-        let names: Vec<String> =
-            kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let ends = ["", "-sealed"].map(|kind| format!("-v{CIRCUIT_VERSION}{kind}.zkpk"));
-        ends.iter().all(|end| names.iter().any(|name| name.ends_with(end)))
-    };
-    let begun = Instant::now();
-    while !made() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "there is no such key");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tempfile::TempDir;
 
+mod neglect;
+
 const LIAR: [u8; 32] = [7; 32];
 
 fn liar() -> Digest {
