@@ -6,17 +6,20 @@
 //! of a tree are compared, in any order, with no load that waits for another; for sixteen rows that is less work than
 //! sixteen walks. For single rows it is sixteen trees at a time: each brings its branches in order of their features,
 //! so that in each step all look up keys within a window of 32, which is one instruction. It takes trees of at most 32
-//! leaves, as boosting grows them; a tree whose branches share a child is unfolded. This is AVX-512; blocks of rows are
-//! done on AVX2 too (`avx2`).
+//! leaves, as boosting grows them; a tree whose branches share a child is unfolded. This is AVX-512; on AVX2 blocks of rows
+//! are done likewise (`avx2`), and single rows by ranks (`ranks`).
 
 mod avx2;
+mod ranks;
 
 use core::arch::x86_64::*;
 
+use super::Backend;
 use super::recurrent::Words;
 use super::scratch::Scratch;
 use crate::model::graph::Trees;
 use crate::model::plan::Region;
+use ranks::PackedRanks;
 
 /// Rows in a vector.
 pub(super) const ROWS: usize = 16;
@@ -57,11 +60,14 @@ pub(super) struct PackedBits {
     branches: Vec<Branch>,
     /// Where the branches of each tree end.
     ends: Vec<u32>,
-    /// For whole groups of sixteen trees.
+    /// For whole groups of trees.
     leaves: Vec<Leaves>,
+    /// For single rows on AVX-512.
     steps: Vec<Step>,
     /// Where the steps of each group of trees end.
     group_ends: Vec<u32>,
+    /// For single rows on AVX2.
+    ranks: PackedRanks,
     features: usize,
 }
 
@@ -76,30 +82,29 @@ impl PackedBits {
         let mut packed = PackedBits {
             branches: Vec::new(),
             ends: Vec::with_capacity(unfolded.len()),
-            leaves: Vec::with_capacity(unfolded.len().next_multiple_of(LANES)),
+            leaves: Vec::with_capacity(unfolded.len().next_multiple_of(ranks::LANES)),
             steps: Vec::new(),
             group_ends: Vec::with_capacity(unfolded.len().div_ceil(LANES)),
+            ranks: PackedRanks::new(unfolded.iter().map(|(branches, _)| &branches[..]))?,
             features,
         };
-        for group in unfolded.chunks_mut(LANES) {
-            for (branches, leaves) in &*group {
-                packed.branches.extend_from_slice(branches);
-                packed.ends.push(u32::try_from(packed.branches.len()).ok()?);
-                packed
-                    .leaves
-                    .push(Leaves(std::array::from_fn(|leaf| leaves.get(leaf).copied().unwrap_or(0))));
-            }
-            let mut pending: Vec<&mut Vec<Branch>> = group.iter_mut().map(|(branches, _)| branches).collect();
-            // The next is the last.
-            pending.iter_mut().for_each(|branches| {
-                branches.sort_by_key(|branch| std::cmp::Reverse(branch.feature));
-            });
-            while let Some(step) = next_step(&mut pending, packed.window_words() * LANES) {
-                packed.steps.push(step);
-            }
-            packed.group_ends.push(u32::try_from(packed.steps.len()).ok()?);
+        for (branches, leaves) in &unfolded {
+            packed.branches.extend_from_slice(branches);
+            packed.ends.push(u32::try_from(packed.branches.len()).ok()?);
+            packed.leaves.push(Leaves(std::array::from_fn(|leaf| leaves.get(leaf).copied().unwrap_or(0))));
         }
-        packed.leaves.resize_with(unfolded.len().next_multiple_of(LANES), || Leaves([0; LEAVES]));
+        if Backend::Avx512Vnni.is_available() {
+            for group in unfolded.chunks(LANES) {
+                let mut pending: Vec<Vec<Branch>> =
+                    group.iter().map(|(branches, _)| in_order(branches.iter().cloned())).collect();
+                while let Some((first, branches)) = next_branches(&mut pending, packed.window_words() * LANES)
+                {
+                    packed.steps.push(Step::new(first, &branches));
+                }
+                packed.group_ends.push(u32::try_from(packed.steps.len()).ok()?);
+            }
+        }
+        packed.leaves.resize_with(unfolded.len().next_multiple_of(ranks::LANES), || Leaves([0; LEAVES]));
         Some(packed)
     }
 
@@ -108,6 +113,7 @@ impl PackedBits {
             + (self.ends.len() + self.group_ends.len()) * 4
             + self.leaves.len() * size_of::<Leaves>()
             + self.steps.len() * size_of::<Step>()
+            + self.ranks.memory_bytes()
     }
 
     /// Vectors of a row's keys, for any window.
@@ -117,7 +123,7 @@ impl PackedBits {
 
     /// Vectors of working memory.
     pub(super) fn work_words(&self) -> usize {
-        self.features.max(self.window_words())
+        self.features.max(self.window_words()).max(self.ranks.work_words())
     }
 
     /// The sum of one row, without base values.
@@ -165,6 +171,16 @@ impl PackedBits {
             high = _mm512_add_epi64(high, _mm512_cvtepi32_epi64(upper));
         }
         _mm512_reduce_add_epi64(_mm512_add_epi64(low, high))
+    }
+
+    /// As [`PackedBits::sum`].
+    ///
+    /// # Safety
+    /// The processor must have AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn sum_avx2(&self, scratch: &mut Scratch, from: Region, row: usize) -> i64 {
+        // SAFETY: the feature is this function's own condition.
+        unsafe { self.ranks.sum(&self.leaves, scratch, from, row) }
     }
 
     /// Puts the keys of rows side by side: a vector for each feature. Rows that are not there keep keys of an earlier
@@ -264,18 +280,37 @@ fn unfold(trees: &Trees, values: &[i32], root: i32) -> Option<(Vec<Branch>, Vec<
     Some((branches, leaves))
 }
 
-/// Takes the next branch of every tree whose feature is within a window from the least of all on. `None` when none are
-/// left.
-fn next_step(pending: &mut [&mut Vec<Branch>], keys: usize) -> Option<Step> {
-    let least = pending.iter().filter_map(|branches| branches.last()).map(|branch| branch.feature).min()?;
-    let first = least.min((keys - WINDOW) as u32);
-    let mut step = Step { thresholds: [i32::MAX; LANES], masks: [!0; LANES], places: [0; LANES], first };
-    for (lane, branches) in pending.iter_mut().enumerate() {
-        if let Some(branch) = branches.pop_if(|branch| branch.feature < first + WINDOW as u32) {
+impl Step {
+    fn new(first: u32, branches: &[Option<Branch>; LANES]) -> Step {
+        let mut step = Step { thresholds: [i32::MAX; LANES], masks: [!0; LANES], places: [0; LANES], first };
+        for (lane, branch) in branches.iter().enumerate() {
+            let Some(branch) = branch else { continue };
             step.thresholds[lane] = branch.threshold;
             step.masks[lane] = branch.mask;
             step.places[lane] = (branch.feature - first) as u8;
         }
+        step
     }
-    Some(step)
+}
+
+/// Branches in order of their features, the first one last.
+fn in_order(branches: impl Iterator<Item = Branch>) -> Vec<Branch> {
+    let mut branches: Vec<Branch> = branches.collect();
+    branches.sort_by_key(|branch| std::cmp::Reverse(branch.feature));
+    branches
+}
+
+/// Takes the last branch of every tree whose feature is within a window from the least of all on, which ends with the
+/// last of `keys` at most. `None` when none are left.
+fn next_branches<const N: usize>(
+    pending: &mut [Vec<Branch>],
+    keys: usize,
+) -> Option<(u32, [Option<Branch>; N])> {
+    let least = pending.iter().filter_map(|branches| branches.last()).map(|branch| branch.feature).min()?;
+    let first = least.min((keys - WINDOW) as u32);
+    let mut next = [const { None }; N];
+    for (next, branches) in next.iter_mut().zip(pending) {
+        *next = branches.pop_if(|branch| branch.feature < first + WINDOW as u32);
+    }
+    Some((first, next))
 }

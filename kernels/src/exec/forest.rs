@@ -23,7 +23,8 @@ const LEAST_ROWS_AVX2: usize = 3;
 
 #[derive(Debug)]
 pub(crate) struct PackedForest {
-    /// Bits 0..16: first child, relative to the tree's first word; 16..32: feature; 32..64: threshold.
+    /// Bits 0..16: first child, relative to the tree's first word; 16..32: feature; 32..64: threshold. None of these if
+    /// there are `bits`.
     words: Vec<u64>,
     /// What a leaf adds to the single sum, if `direct`; else the leaf.
     payloads: Vec<i32>,
@@ -44,6 +45,8 @@ impl PackedForest {
             return None;
         }
         let direct = direct_leaves(trees);
+        #[cfg(target_arch = "x86_64")]
+        let bits = direct.as_ref().and_then(|values| PackedBits::new(trees, values));
         let mut order: Vec<(u32, usize)> =
             (0..trees.trees()).map(|tree| (depth(trees, tree), tree)).collect();
         order.sort_unstable();
@@ -54,8 +57,12 @@ impl PackedForest {
             firsts: Vec::with_capacity(order.len()),
             features,
             #[cfg(target_arch = "x86_64")]
-            bits: direct.as_ref().and_then(|values| PackedBits::new(trees, values)),
+            bits,
         };
+        #[cfg(target_arch = "x86_64")]
+        if forest.bits.is_some() {
+            return Some(forest);
+        }
         for (_, tree) in order {
             let (start, end) = (trees.tree_nodes[tree] as usize, trees.tree_nodes[tree + 1] as usize);
             let words = 1 + 2 * (end - start);
@@ -125,7 +132,7 @@ impl PackedForest {
         }
     }
 
-    /// The same on AVX2, where single rows are walked.
+    /// The same on AVX2.
     ///
     /// # Safety
     /// The processor must have AVX2.
@@ -145,7 +152,11 @@ impl PackedForest {
             let sums = unsafe { bits.sums_avx2(scratch, from, first, count) };
             finish(trees, scratch, to, first, &sums[..count]);
         });
-        self.execute(trees, scratch, from, to, single..rows);
+        for row in single..rows {
+            // SAFETY: as above.
+            let sum = unsafe { bits.sum_avx2(scratch, from, row) };
+            finish(trees, scratch, to, row, &[sum]);
+        }
     }
 
     /// Computes the sums of the rows, and finishes them.

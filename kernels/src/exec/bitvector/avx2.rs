@@ -1,5 +1,4 @@
-//! The same on AVX2, for blocks of rows: eight to a vector. Single rows are walked, because a look-up of eight trees' keys
-//! takes a gather here.
+//! The same on AVX2, for blocks of rows: eight to a vector.
 
 use core::arch::x86_64::*;
 
@@ -71,7 +70,7 @@ impl PackedBits {
 /// The number of the first leaf that is open, in each lane: leading zeros, of which 31 is the most, since the last leaf
 /// is always open.
 #[target_feature(enable = "avx2")]
-fn first_open(open: __m256i) -> __m256i {
+pub(super) fn first_open(open: __m256i) -> __m256i {
     // Floats tell the highest bit by their exponent. Without the sign's bit, and without the bit below the highest, the
     // conversion neither is of a negative number nor rounds up to the next power of two. Of zero, which stands for the
     // last leaf, the exponent is far below that of any other.
