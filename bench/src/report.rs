@@ -47,14 +47,21 @@ impl Row {
 
 /// The rows as a table, each peer's figure followed by ours as a multiple of it.
 pub(crate) fn table(rows: &[Row]) -> Table {
+    table_with(rows, &[])
+}
+
+/// As [`table`], with columns of its own after ours: a name, and a cell for each row.
+pub(crate) fn table_with(rows: &[Row], columns: &[(&str, Vec<String>)]) -> Table {
     let mut names: Vec<&String> = rows.iter().flat_map(|row| row.peers.keys()).collect();
     names.sort_unstable();
     names.dedup();
     let mut table = new_table();
-    let header = ["case", "metric", "ours"].into_iter().map(str::to_owned);
+    let header = ["case", "metric", "ours"].into_iter().chain(columns.iter().map(|(name, _)| *name));
+    let header = header.map(str::to_owned);
     table.set_header(header.chain(names.iter().map(|name| format!("{name} (ours is)"))));
-    for row in rows {
+    for (index, row) in rows.iter().enumerate() {
         let mut cells = vec![row.case.clone(), row.metric.to_owned(), row.ours.map_or("".into(), figure)];
+        cells.extend(columns.iter().map(|(_, column)| column[index].clone()));
         cells.extend(names.iter().map(|name| match (row.peers.get(*name), row.ratio.get(*name)) {
             (Some(peer), Some(ratio)) => format!("{} ({ratio:.2}×)", figure(*peer)),
             (Some(peer), None) => figure(*peer),
@@ -167,6 +174,13 @@ mod tests {
         assert_eq!(text.matches("quinn (ours is)").count(), 1);
         assert!(text.contains("20.0 (0.50×)"), "{text}");
         assert!(text.contains("4.00 (1.25×)"), "{text}");
+    }
+
+    #[test]
+    fn columns_of_a_comparison_stand_between_ours_and_the_peers() {
+        let text = table_with(&[row(Some(10.0))], &[("of peak", vec!["0.61".to_owned()])]).to_string();
+        let places = ["10.0", "0.61", "20.0"].map(|cell| text.find(cell).unwrap());
+        assert!(places.is_sorted(), "{text}");
     }
 
     #[test]

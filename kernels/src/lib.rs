@@ -16,4 +16,6 @@ pub mod random;
 pub mod spec;
 
 pub use exec::{Backend, Executor, InputError, StreamExecutor};
-pub use model::{BufferInfo, Calibration, Dtype, LayerInfo, LoadError, Model, Stream, StreamError, view};
+pub use model::{
+    BufferInfo, Calibration, Dtype, LayerInfo, LoadError, Model, Stream, StreamError, Work, view,
+};

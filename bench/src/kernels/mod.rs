@@ -3,6 +3,7 @@
 
 mod models;
 mod ours;
+mod peak;
 mod peers;
 mod turns;
 
@@ -15,6 +16,7 @@ use haca_kernels::Backend;
 
 use self::models::Case;
 use self::ours::Ours;
+use self::peak::{Peak, Shares};
 use self::peers::{PEERS, Peer, Peers};
 use self::turns::{Runner, Timings};
 use crate::affinity;
@@ -28,8 +30,12 @@ Examples:
 ONNX Runtime and tract are there only with `--features peers`. ONNX Runtime's library is found through ORT_DYLIB_PATH; the
 wheel `onnxruntime` on PyPI has it as capi/libonnxruntime.so.*.";
 
-/// Rows in a batch: each is a metric of its own.
-const BATCHES: [(usize, &str); 3] = [(8, "row_us_8"), (64, "row_us_64"), (1024, "row_us_1024")];
+/// Rows in a batch: each has its time for a row, and its share of the peak, as metrics of its own.
+const BATCHES: [(usize, [&str; 2]); 3] = [
+    (8, ["row_us_8", "of_peak_8"]),
+    (64, ["row_us_64", "of_peak_64"]),
+    (1024, ["row_us_1024", "of_peak_1024"]),
+];
 /// Different rows at batch 1: a branch predictor must not learn the one row there is.
 const ROWS: usize = 64;
 /// How far answers may be from the peer's before nothing is measured, as a share of their range: weights are random and
@@ -61,7 +67,9 @@ const FOOTNOTE: &str = "\
 One thread, from float32 rows to float32 answers; ours and the peers' turns alternate. p50 and p99 are of calls with \
 one row, row_us_N is the median call with N rows divided by N. Weights are random, save those of `orderbook`; models are \
 compiled with the default settings. `lstm_a step` is one step of each of N streams, peers take their whole windows. \
-ONNX Runtime is the library that ORT_DYLIB_PATH names (wheel `onnxruntime` on PyPI); tract is the crate `tract-onnx`. What a \
+`of peak` sets the multiply-adds of a row, or the \
+branches of trees, against what the core does in registers, and `of L2` the weights or branches that a row alone reads against \
+what it reads from its second-level cache. ONNX Runtime is the library that ORT_DYLIB_PATH names (wheel `onnxruntime` on PyPI); tract is the crate `tract-onnx`. What a \
 peer does not run is said in the second table.";
 
 /// Runs the comparison and prints it.
@@ -76,7 +84,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         chosen => chosen,
     };
     let peers = Peers::load()?;
-    let (mut rows, mut agreement) = (Vec::new(), report::new_table());
+    let peak = Peak::measure(options.backend.unwrap_or_else(Backend::detect));
+    let (mut measured_rows, mut agreement) = (Vec::new(), report::new_table());
     let mut header = ["case", "backend", "model KiB", "load ms"].map(str::to_owned).to_vec();
     header.extend(PEERS.iter().map(|peer| format!("difference from {peer}, of range")));
     agreement.set_header(header);
@@ -91,11 +100,23 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         ];
         row.extend(measured.agreement.iter().cloned());
         agreement.add_row(row);
-        rows.extend(measured.run(options.seconds)?);
+        measured_rows.extend(measured.run(options.seconds, peak.as_ref())?);
     }
     report::align_figures(&mut agreement, 2);
-    println!("{}\n{FOOTNOTE}\n\n{agreement}", report::table(&rows));
-    options.json.as_deref().map_or(Ok(()), |path| report::write_json_lines(path, &rows))
+    let (rows, shares): (Vec<Row>, Vec<Shares>) = measured_rows.into_iter().unzip();
+    let column = |of: fn(&Shares) -> Option<f64>| {
+        let cell = |shares| of(shares).map_or_else(String::new, |share| format!("{share:.2}"));
+        shares.iter().map(cell).collect()
+    };
+    let of_peak = column(|shares| shares.of_peak.map(|(_, share)| share));
+    let columns = [("of peak", of_peak), ("of L2", column(|shares| shares.of_l2))];
+    println!("{}\n{FOOTNOTE}\n\n{agreement}", report::table_with(&rows, &columns));
+    if let Some(peak) = &peak {
+        println!("\nThis core: {peak}.");
+    }
+    let lines = |(row, shares): (&Row, &Shares)| [vec![row.clone()], shares.rows(row)].concat();
+    let lines: Vec<Row> = rows.iter().zip(&shares).flat_map(lines).collect();
+    options.json.as_deref().map_or(Ok(()), |path| report::write_json_lines(path, &lines))
 }
 
 fn backend(name: &str) -> Result<Backend, String> {
@@ -131,18 +152,23 @@ impl Measurement {
         Ok(Self { case, ours, peers: loaded, agreement })
     }
 
-    fn run(mut self, seconds: f64) -> anyhow::Result<Vec<Row>> {
+    fn run(mut self, seconds: f64, peak: Option<&Peak>) -> anyhow::Result<Vec<(Row, Shares)>> {
         let rows = self.case.rows(3, ROWS);
         let single = self.time(&rows, 1, seconds)?;
-        let mut table = vec![
-            self.row(("p50_us", "us"), &single, |timings| timings.quantile_us(0.5)),
-            self.row(("p99_us", "us"), &single, |timings| timings.quantile_us(0.99)),
-        ];
-        for (batch, metric) in BATCHES {
+        let work = self.ours.work();
+        let shares = |metric, row: &Row, batch| {
+            let figures = row.ours.zip(peak);
+            figures.map_or_else(Shares::default, |(us, peak)| Shares::new(metric, us, batch, work, peak))
+        };
+        let p50 = self.row(("p50_us", "us"), &single, |timings| timings.quantile_us(0.5));
+        let p99 = self.row(("p99_us", "us"), &single, |timings| timings.quantile_us(0.99));
+        let mut table = vec![(p50.clone(), shares("of_peak_1", &p50, 1)), (p99, Shares::default())];
+        for (batch, [metric, of_peak]) in BATCHES {
             let rows = self.case.rows(4, batch);
             let timings = self.time(&rows, batch, seconds)?;
             let per_row = |timings: &Timings| timings.quantile_us(0.5) / batch as f64;
-            table.push(self.row((metric, "us"), &timings, per_row));
+            let row = self.row((metric, "us"), &timings, per_row);
+            table.push((row.clone(), shares(of_peak, &row, batch)));
         }
         Ok(table)
     }

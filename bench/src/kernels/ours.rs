@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use haca_kernels::import::{CompileOptions, compile};
 use haca_kernels::npy::Array;
-use haca_kernels::{Backend, Dtype, Executor, Model, StreamExecutor};
+use haca_kernels::{Backend, Dtype, Executor, Model, StreamExecutor, Work};
 
 use super::BATCHES;
 use super::models::Case;
@@ -61,6 +61,14 @@ impl Ours {
 
     pub(super) fn model_bytes(&self) -> usize {
         self.model.memory_bytes()
+    }
+
+    /// What a row takes, or a step.
+    pub(super) fn work(&self) -> Work {
+        match &self.form {
+            Form::Rows(_) => self.model.work(),
+            Form::Steps { executor, .. } => executor.stream().model().work(),
+        }
     }
 
     /// The answers to whole rows; streams take them step by step, from their initial states on.

@@ -116,6 +116,11 @@ impl PackedBits {
             + self.ranks.memory_bytes()
     }
 
+    /// Bytes of branches that are read for a row alone.
+    pub(super) fn row_bytes(&self) -> usize {
+        if self.steps.is_empty() { self.ranks.step_bytes() } else { self.steps.len() * size_of::<Step>() }
+    }
+
     /// Vectors of a row's keys, for any window.
     fn window_words(&self) -> usize {
         self.features.div_ceil(LANES).max(WINDOW / LANES)

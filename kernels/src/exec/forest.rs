@@ -97,6 +97,14 @@ impl PackedForest {
         walked
     }
 
+    /// Bytes of branches that are read for a row alone, on the fastest backend; 0 where trees are walked.
+    pub(crate) fn row_bytes(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        return self.bits.as_ref().map_or(0, PackedBits::row_bytes);
+        #[cfg(not(target_arch = "x86_64"))]
+        0
+    }
+
     /// Vectors of working memory.
     pub(super) fn work_words(&self) -> usize {
         #[cfg(target_arch = "x86_64")]

@@ -56,6 +56,11 @@ impl Packed {
         }
     }
 
+    /// Bytes of branches that are read for a row alone.
+    pub(crate) fn branch_bytes(&self) -> usize {
+        if let Packed::Forest(forest) = self { forest.row_bytes() } else { 0 }
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
         match self {
             Packed::None | Packed::Softmax(_) => 0,

@@ -12,6 +12,7 @@ mod stream;
 mod model_generated;
 pub(crate) mod validate;
 pub mod view;
+mod work;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -23,6 +24,7 @@ pub use memory::BufferInfo;
 use plan::Plan;
 pub use stream::{Stream, StreamError};
 use validate::Proof;
+pub use work::Work;
 
 use crate::exec::Packed;
 use crate::spec::rounding::power_of_two;

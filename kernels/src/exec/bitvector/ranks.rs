@@ -107,7 +107,12 @@ impl PackedRanks {
         self.scales.len() * size_of::<Scale>()
             + self.thresholds.len() * size_of::<Block>()
             + self.ends.len() * 4
-            + self.steps.len() * (size_of::<Step>() + size_of::<u32>())
+            + self.step_bytes()
+    }
+
+    /// Bytes of all steps.
+    pub(super) fn step_bytes(&self) -> usize {
+        self.steps.len() * (size_of::<Step>() + size_of::<u32>())
     }
 
     /// Bytes of a row's ranks, for any window.
