@@ -78,62 +78,50 @@ fn place<const N: usize>(from: &[u8], order: [usize; N], to: &mut [u8]) {
 mod tests {
     use std::sync::Arc;
 
-    use group::Curve as _;
     use rand_core::OsRng;
+    use revm_precompile::{Precompiles, u64_to_address};
 
     use super::*;
-    use crate::zk::pairing::Product;
     use crate::zk::reference::chain;
     use crate::zk::{Prover, StatementKind, setup};
+
+    const G1MSM: u64 = 0x0c;
+    const PAIRING: u64 = 0x0f;
 
     fn bytes(text: &str) -> Vec<u8> {
         let digits = text.strip_prefix("0x").unwrap();
         (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()).collect()
     }
 
-    /// The numbers of a point as EIP-2537 has them, without what pads them.
-    fn numbers(bytes: &[u8]) -> Vec<&[u8]> {
-        let (numbers, []) = bytes.as_chunks::<64>() else { panic!("{} bytes", bytes.len()) };
-        numbers
-            .iter()
-            .map(|number| {
-                assert_eq!(number[..16], [0; 16]);
-                &number[16..]
-            })
-            .collect()
+    /// What an EVM's precompiled contract gives, and the gas that it takes; `None` if it fails.
+    fn call(address: u64, input: &[u8]) -> Option<(Vec<u8>, u64)> {
+        let contract = Precompiles::osaka().get(&u64_to_address(address)).unwrap();
+        let output = contract.execute(input, 1_000_000, 0).unwrap();
+        output.status.is_success().then(|| (output.bytes.to_vec(), output.gas_used))
     }
 
-    fn read_g1(bytes: &[u8]) -> G1Affine {
-        let point = numbers(bytes).concat().try_into().unwrap();
-        G1Affine::from_uncompressed(&point).into_option().unwrap()
+    fn gives(address: u64, input: &[u8]) -> Option<Vec<u8>> {
+        call(address, input).map(|(output, _)| output)
     }
 
-    fn read_g2(bytes: &[u8]) -> G2Affine {
-        let [x0, x1, y0, y1] = numbers(bytes)[..] else { panic!("four numbers") };
-        let point = [x1, x0, y1, y0].concat().try_into().unwrap();
-        G2Affine::from_uncompressed(&point).into_option().unwrap()
+    fn word(value: u8) -> Vec<u8> {
+        [&[0; 31][..], &[value]].concat()
     }
 
-    /// What the first precompile gives.
-    fn g1msm(input: &[u8]) -> G1Affine {
-        let (terms, []) = input.as_chunks::<160>() else { panic!("{} bytes", input.len()) };
-        let product = |term: &[u8; 160]| {
-            let scalar = term[128..].try_into().unwrap();
-            read_g1(&term[..128]) * Scalar::from_bytes_be(&scalar).unwrap()
-        };
-        terms.iter().map(product).sum::<blstrs::G1Projective>().to_affine()
-    }
-
-    /// What the second precompile says.
-    fn pairing(input: &[u8]) -> bool {
-        let (pairs, []) = input.as_chunks::<384>() else { panic!("{} bytes", input.len()) };
-        let (left, right): (Vec<_>, Vec<_>) =
-            pairs.iter().map(|pair| (read_g1(&pair[..128]), read_g2(&pair[128..]))).unzip();
-        Product::new(&left, &right).is_one()
+    /// A point of the curve that is not in the group.
+    fn outside() -> [u8; 128] {
+        let mut compressed = [0; 48];
+        compressed[0] = 0x80;
+        let point = (1..=255).find_map(|x| {
+            compressed[47] = x;
+            let point = G1Affine::from_compressed_unchecked(&compressed).into_option()?;
+            (!bool::from(point.is_torsion_free())).then_some(point)
+        });
+        g1(&point.unwrap())
     }
 
     #[test]
-    fn the_calls_accept_the_proof_and_no_other_proof_or_input() {
+    fn the_calls_have_an_evm_accept_the_proof_and_no_other_proof_or_input() {
         let (system, assignment) = chain(30, 3, 5);
         let key = setup::development(&system, [0; 32], StatementKind::Open, &mut OsRng).unwrap();
         let prover = Prover::new(Arc::new(system), key).unwrap();
@@ -146,19 +134,29 @@ mod tests {
         let (first, second) = made(&proof, &assignment[1..4]);
         assert_eq!((first.len(), second.len()), (160 * 4, 384 * 4));
         assert_eq!(first[128..160], Scalar::ONE.to_bytes_be());
-        assert_eq!(g1msm(&first), read_g1(&second[768..896]));
-        assert!(pairing(&second));
+        // The gas is what ZK.md says.
+        assert_eq!(call(G1MSM, &first), Some((second[768..896].to_vec(), 38_256)));
+        assert_eq!(call(PAIRING, &second), Some((word(1), 168_100)));
 
         let mut other = proof.clone();
         other.0.c = key.points.alpha_g1;
-        assert!(!pairing(&made(&other, &assignment[1..4]).1));
+        assert_eq!(gives(PAIRING, &made(&other, &assignment[1..4]).1), Some(word(0)));
         let mut swapped = assignment[1..4].to_vec();
         swapped.swap(0, 1);
-        let (first, second) = made(&proof, &swapped);
-        assert_eq!(g1msm(&first), read_g1(&second[768..896]));
-        assert!(!pairing(&second));
+        let (changed, paired) = made(&proof, &swapped);
+        assert_eq!(gives(G1MSM, &changed).as_deref(), Some(&paired[768..896]));
+        assert_eq!(gives(PAIRING, &paired), Some(word(0)));
         let refused = Calls::new(key, &proof, &assignment[1..3]).err();
         assert_eq!(refused, Some(Refused::Inputs { index: 0, found: 2, expected: 3 }));
+
+        for at in [0, 768, 1152] {
+            let mut changed = second.clone();
+            changed[at..at + 128].copy_from_slice(&outside());
+            assert_eq!(gives(PAIRING, &changed), None, "a point outside the group");
+            changed[at + 127] ^= 1;
+            assert_eq!(gives(PAIRING, &changed), None, "a point outside the curve");
+        }
+        assert_eq!(gives(PAIRING, &second[1..]), None);
     }
 
     /// The generators, from the table of the curve's specification (draft-irtf-cfrg-pairing-friendly-curves, 4.2.1).
