@@ -8,6 +8,13 @@ pub fn yield_cores(shards: &[usize]) {
         // A priority is a wish: the work is done without.
         tracing::warn!(error = %std::io::Error::last_os_error(), "a thread keeps its priority");
     }
+    leave_cores(shards);
+}
+
+/// Takes the calling thread off the shards' cores unless there are no others. Threads that it starts later inherit that.
+///
+/// A shard is pinned. What the scheduler puts on its core while it is parked is in its way when a packet comes.
+pub fn leave_cores(shards: &[usize]) {
     let others = crate::config::allowed_cpus().into_iter().filter(|cpu| !shards.contains(cpu));
     // SAFETY: all-zero bytes are an empty set, every `cpu` is below CPU_SETSIZE, and the kernel reads no more than the
     // set's size.
@@ -22,5 +29,34 @@ pub fn yield_cores(shards: &[usize]) {
     }
 }
 
+/// Runs `start` so that the threads it starts are off the shards' cores: see [`leave_cores`]. The calling thread stays.
+pub(crate) fn off_cores<T: Send>(shards: &[usize], start: impl FnOnce() -> T + Send) -> T {
+    // A thread of its own, because that is whom a set of cores belongs to.
+    let started = std::thread::scope(|scope| {
+        let starter = scope.spawn(|| {
+            leave_cores(shards);
+            start()
+        });
+        starter.join()
+    });
+    started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 /// Against a shard on the same core a weight of 15 to 1024: one part in seventy.
 const NICE: libc::c_int = 19;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::allowed_cpus;
+
+    #[test]
+    fn what_is_started_off_the_shards_cores_starts_its_threads_there_too() {
+        let before = allowed_cpus();
+        let shards = &before[..1];
+        let cores = off_cores(shards, || std::thread::spawn(allowed_cpus).join().unwrap());
+        let others: Vec<_> = before.iter().copied().filter(|cpu| !shards.contains(cpu)).collect();
+        assert_eq!(cores, if others.is_empty() { before.clone() } else { others });
+        assert_eq!(allowed_cpus(), before, "the caller stays where it was");
+    }
+}

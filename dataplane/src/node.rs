@@ -10,6 +10,7 @@
 //! | `verifier.key`, `zk/` | of the prover and the verifier, where the node has them |
 
 use crate::attest::development;
+use crate::background::off_cores;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::keys::{self, KeyError};
@@ -110,7 +111,8 @@ impl Node {
         let log_key = LogKey::from_seed(&config.log.origin, &*keys::seed(&data.join("log.key"))?)?;
         let log_verifier_key = log_key.verifier_key().to_owned();
         let events = if proving.is_some() { EVENT_APPENDERS } else { 0 };
-        let (log, mut appenders) = Log::open(config.log_config(data), log_key, shards + events)?;
+        let (log, mut appenders) =
+            off_cores(&cpus, || Log::open(config.log_config(data), log_key, shards + events))?;
         let events = appenders.split_off(shards).pop();
         let openings = log.handle().openings_end();
 

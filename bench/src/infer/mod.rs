@@ -27,8 +27,8 @@ Examples:
   haca-bench infer                                 both cases, every server this was built with
   haca-bench infer --cases 64x16 --rate 20000      latency at a fixed rate instead of full speed
   haca-bench infer --json infer.jsonl
-  haca-bench infer --servers haca,haca-unsettled --rate 20000      what settlement costs, on one core with the shard
-  haca-bench infer --servers haca,haca-unsettled --rate 20000 --log-cpu 1 --leave-out-pauses 50
+  haca-bench infer --servers haca,haca-unsettled --cases 1x1      what settlement costs, on one core with the shard
+  haca-bench infer --servers haca,haca-unsettled --cases 1x1 --log-cpu 1 --leave-out-pauses 25
                                                    the same with the log on the client's core, where it costs the
                                                    client some of its time and the shard none
   haca-bench infer --servers haca,haca-proving --cases 1x1 --rate 10000 --zk-rate 100 --seconds 300 --rounds 2
