@@ -1,6 +1,8 @@
 //! Where the elements of a tensor come from: what every operator does that only moves data, for constants and computed
 //! values alike.
 
+use super::constant::BATCH;
+
 /// A dimension: its length, or the batch of a computed value.
 pub(super) type Dimension = Option<u32>;
 
@@ -14,6 +16,41 @@ const MAX_RANK: usize = 9;
 pub(super) struct Array {
     pub(super) dimensions: Vec<Dimension>,
     pub(super) indices: Vec<i32>,
+}
+
+/// What lies beyond the ends of a padded dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Padding {
+    Constant,
+    /// The element at the end.
+    Edge,
+    /// What lies as far from the end inwards.
+    Reflect,
+    /// What lies as far from the other end.
+    Wrap,
+}
+
+impl Padding {
+    /// Which of `length` elements stands at `place`, counted from the first of them.
+    fn source(self, place: i64, length: i64) -> Option<usize> {
+        let inside = match self {
+            Padding::Constant => place,
+            Padding::Edge => place.clamp(0, length - 1),
+            Padding::Reflect => {
+                let period = (2 * (length - 1)).max(1);
+                let place = place.rem_euclid(period);
+                place.min(period - place)
+            }
+            Padding::Wrap => place.rem_euclid(length),
+        };
+        usize::try_from(inside).ok().filter(|&inside| (inside as i64) < length)
+    }
+}
+
+/// A length in a shape that was computed: so many for each row, if it was computed from the number of rows.
+pub(super) fn length_of(length: i64) -> Option<u32> {
+    let per_row = if length % BATCH == 0 { length / BATCH } else { length };
+    u32::try_from(per_row).ok().filter(|&length| length > 0)
 }
 
 /// The number of elements, if it is within bounds.
@@ -88,21 +125,22 @@ impl Array {
         })
     }
 
-    /// Constants before and after, along each dimension.
-    pub(super) fn padded(&self, before: &[u32], after: &[u32]) -> Option<Array> {
+    /// Elements before and after, along each dimension; a negative number of them cuts.
+    pub(super) fn padded(&self, before: &[i64], after: &[i64], padding: Padding) -> Option<Array> {
         let strides = self.strides();
         let own = lengths(&self.dimensions);
         let mut dimensions = self.dimensions.clone();
         for (axis, dimension) in dimensions.iter_mut().enumerate() {
             if let Some(length) = dimension {
-                *length = length.checked_add(before[axis])?.checked_add(after[axis])?;
+                let padded = i64::from(*length).checked_add(before[axis])?.checked_add(after[axis])?;
+                *length = u32::try_from(padded).ok().filter(|&padded| padded > 0)?;
             }
         }
         self.select(dimensions, |places| {
             let mut at = 0;
-            for (axis, place) in places.iter().enumerate() {
-                let place = place.checked_sub(before[axis] as usize).filter(|&place| place < own[axis])?;
-                at += place * strides[axis];
+            for (axis, &place) in places.iter().enumerate() {
+                let place = (place as i64).checked_sub(before[axis])?;
+                at += padding.source(place, own[axis] as i64)? * strides[axis];
             }
             Some(at)
         })
@@ -169,8 +207,8 @@ impl Array {
     }
 }
 
-/// The dimensions that a Reshape to `target` gives: 0 keeps a dimension, -1 is what is left, and the batch must stay
-/// between the same elements.
+/// The dimensions that a Reshape to `target` gives: 0 keeps a dimension, -1 is what is left, and the batch, which
+/// [`BATCH`] stands for too, must stay between the same elements.
 pub(super) fn reshaped(from: &[Dimension], target: &[i64]) -> Option<Vec<Dimension>> {
     let len = len_of(from)?;
     if target.len() > MAX_RANK || target.iter().filter(|&&length| length == -1).count() > 1 {
@@ -180,9 +218,14 @@ pub(super) fn reshaped(from: &[Dimension], target: &[i64]) -> Option<Vec<Dimensi
     let kept = |index: usize| match target[index] {
         0 => from.get(index).copied(),
         -1 => Some(Some(1)),
+        BATCH if batch.is_some() => Some(None),
+        BATCH => Some(Some(1)),
         length => u32::try_from(length).ok().filter(|&length| length > 0).map(Some),
     };
     let mut to: Vec<Dimension> = (0..target.len()).map(kept).collect::<Option<_>>()?;
+    if to.iter().filter(|dimension| dimension.is_none()).count() > 1 {
+        return None;
+    }
     let mut unknown = target.iter().position(|&length| length == -1);
     if let Some(batch) = batch
         && to.iter().all(Option::is_some)
@@ -215,7 +258,7 @@ pub(super) fn reshaped(from: &[Dimension], target: &[i64]) -> Option<Vec<Dimensi
 }
 
 /// The dimensions that a Reshape to `target` gives where the batch becomes part of another dimension, as exporters of
-/// attention have it (batch times heads), and where it becomes one of its own again: -1 or 1 then stand for it.
+/// attention have it (batch times heads), and where it becomes one of its own again: [`BATCH`], -1 or 1 then stand for it.
 pub(super) fn merged(from: &[Dimension], target: &[i64]) -> Option<Vec<Dimension>> {
     let len = len_of(from)?;
     if target.len() > MAX_RANK || target.iter().filter(|&&length| length == -1).count() > 1 {
@@ -224,7 +267,7 @@ pub(super) fn merged(from: &[Dimension], target: &[i64]) -> Option<Vec<Dimension
     let given = |(index, &length): (usize, &i64)| match length {
         0 => from.get(index).map(|length| length.unwrap_or(1)),
         -1 => Some(1),
-        length => u32::try_from(length).ok().filter(|&length| length > 0),
+        length => length_of(length),
     };
     let mut to: Vec<Dimension> =
         target.iter().enumerate().map(|length| given(length).map(Some)).collect::<Option<_>>()?;
@@ -235,7 +278,8 @@ pub(super) fn merged(from: &[Dimension], target: &[i64]) -> Option<Vec<Dimension
         to[index] = Some(rest).filter(|&rest| rest > 0)?.into();
     }
     let apart = !from.contains(&None);
-    let batch = unknown.or_else(|| to.iter().position(|&length| length == Some(1)));
+    let named = target.iter().position(|&length| length == BATCH);
+    let batch = named.or(unknown).or_else(|| to.iter().position(|&length| length == Some(1)));
     if let Some(index) = batch.filter(|&index| apart && to[index] == Some(1)) {
         to[index] = None;
     }
@@ -257,6 +301,10 @@ mod tests {
         assert_eq!(reshaped(&row(&[2, 3]), &[1, 0, 3]), Some(row(&[2, 3])));
         assert_eq!(reshaped(&row(&[2, 3]), &[1, -1]), Some(row(&[6])));
         assert_eq!(reshaped(&row(&[1]), &[-1]), Some(row(&[])));
+        assert_eq!(reshaped(&row(&[6]), &[BATCH, -1, 3]), Some(row(&[2, 3])));
+        assert_eq!(reshaped(&row(&[1, 3]), &[BATCH, BATCH, 3]), None);
+        assert_eq!(reshaped(&row(&[3]), &[BATCH + 1, 3]), None);
+        assert_eq!(reshaped(&[Some(6)], &[BATCH, 2, 3]), Some(vec![Some(1), Some(2), Some(3)]));
         assert_eq!(reshaped(&row(&[6]), &[-1]), None);
         assert_eq!(reshaped(&row(&[6]), &[2, 3]), None);
         assert_eq!(reshaped(&row(&[6]), &[-1, -1]), None);
@@ -279,6 +327,10 @@ mod tests {
         assert_eq!(merged(&turned, &[1, 2, 32, 16]), Some(vec![None, Some(2), Some(32), Some(16)]));
         assert_eq!(merged(&steps, &[-1, 32]), Some(vec![Some(32), Some(32)]));
         assert_eq!(merged(&[Some(32), Some(32)], &[32, -1, 32]), Some(steps.to_vec()));
+        // What is computed from the number of rows says so.
+        assert_eq!(merged(&steps, &[32, 2 * BATCH, 16]), Some(vec![Some(32), Some(2), Some(16)]));
+        assert_eq!(merged(&turned, &[BATCH, 2, -1, 16]), Some(vec![None, Some(2), Some(32), Some(16)]));
+        assert_eq!(merged(&[Some(1), Some(6)], &[1, BATCH, 6]), Some(vec![Some(1), None, Some(6)]));
         assert_eq!(merged(&steps, &[-1, 7]), None);
         assert_eq!(merged(&steps, &[-1, -1]), None);
         assert_eq!(merged(&steps, &[i64::MAX, i64::MAX]), None);
@@ -291,8 +343,17 @@ mod tests {
         let taken = array.taken(2, &[2, 0], &[Some(2)]).unwrap();
         assert_eq!((&taken.indices[..], &taken.dimensions[..]), (&[2, 0, 5, 3][..], &row(&[2, 2])[..]));
         assert_eq!(array.taken(1, &[1], &[]).unwrap().indices, [3, 4, 5]);
-        let padded = array.padded(&[0, 0, 1], &[0, 1, 0]).unwrap();
+        let padded = array.padded(&[0, 0, 1], &[0, 1, 0], Padding::Constant).unwrap();
         assert_eq!(padded.indices, [-1, 0, 1, 2, -1, 3, 4, 5, -1, -1, -1, -1]);
+        let four = Array::whole(vec![Some(4)]).unwrap();
+        let of =
+            |before, after, padding| four.padded(&[before], &[after], padding).map(|array| array.indices);
+        assert_eq!(of(-1, 1, Padding::Constant).unwrap(), [1, 2, 3, -1]);
+        assert_eq!(of(2, 1, Padding::Edge).unwrap(), [0, 0, 0, 1, 2, 3, 3]);
+        assert_eq!(of(2, 1, Padding::Reflect).unwrap(), [2, 1, 0, 1, 2, 3, 2]);
+        assert_eq!(of(2, 1, Padding::Wrap).unwrap(), [2, 3, 0, 1, 2, 3, 0]);
+        assert_eq!(of(-2, -2, Padding::Constant), None, "nothing is left");
+        assert_eq!(of(i64::MAX, i64::MAX, Padding::Edge), None);
         let column = Array::whole(vec![None, Some(2), Some(1)]).unwrap();
         assert_eq!(column.expanded(&row(&[2, 2])).unwrap().indices, [0, 0, 1, 1]);
         assert!(array.expanded(&row(&[2, 4])).is_none());

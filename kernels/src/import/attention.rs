@@ -6,7 +6,7 @@ pub(super) mod patterns;
 pub(super) mod quantize;
 
 use super::ImportError;
-use super::array::Dimension;
+use super::array::{Array, Dimension};
 use super::constant::Constant;
 use super::float::{FloatConv, Operation, Value};
 use super::graph::{Known, Reader, refuse};
@@ -97,17 +97,42 @@ impl Reader {
         }
     }
 
-    /// Over the last dimension.
+    /// Over one dimension, which is made the last; until opset 12 over all from the axis on.
     pub(super) fn softmax(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let rank = self.dimensions(self.any_value(node, 0)?).len();
-        // Until opset 12 it is over all dimensions from axis 1 on.
-        let default = if self.opset < 13 { 1 } else { -1 };
-        let axis = node.int("axis", default);
-        if resolve(axis, rank) != rank.checked_sub(1) {
-            return refuse(node, format!("axis {axis} is not the last of {rank} dimensions"));
+        let value = self.any_value(node, 0)?;
+        let dimensions = self.dimensions(value);
+        let rank = dimensions.len();
+        let axis = node.int("axis", if self.opset < 13 { 1 } else { -1 });
+        let place = resolve(axis, rank);
+        if self.opset < 13 || place.is_none() || place == rank.checked_sub(1) {
+            let (value, group) = self.groups(node, axis, softmax::MAX_GROUP)?;
+            return self.as_input(node, value, Operation::Softmax { group, scale: 1.0 });
         }
-        let (value, group) = self.groups(node, axis, softmax::MAX_GROUP)?;
-        self.as_input(node, value, Operation::Softmax { group, scale: 1.0 })
+        let place = place.unwrap_or(0);
+        let Some(group) = dimensions[place].map(|length| length as usize) else {
+            return refuse(node, "its axis is the batch");
+        };
+        if group > softmax::MAX_GROUP {
+            return refuse(node, format!("over {group} elements; {} is the limit", softmax::MAX_GROUP));
+        }
+        let order: Vec<usize> = (0..rank).filter(|&axis| axis != place).chain([place]).collect();
+        let mut back: Vec<usize> = (0..rank - 1).collect();
+        back.insert(place, rank - 1);
+        let turned = |dimensions, order: &[usize]| {
+            Array::whole(dimensions).and_then(|array: Array| array.transposed(order))
+        };
+        let Some(last) = turned(dimensions, &order) else {
+            return refuse(node, "its input has too many elements");
+        };
+        let Some(first) = turned(last.dimensions.clone(), &back) else {
+            return refuse(node, "its input has too many elements");
+        };
+        self.moved_values(node, usize::MAX, vec![value], last, 0.0)?;
+        let (value, axis) = (self.last_value(), self.batch_axis(self.last_value()));
+        let shape = self.graph.shapes[value].clone();
+        self.step(node, usize::MAX, Operation::Softmax { group, scale: 1.0 }, vec![value], shape)?;
+        self.set_batch_axis(axis);
+        self.moved_values(node, 0, vec![self.last_value()], first, 0.0)
     }
 
     pub(super) fn layer_normalization(&mut self, node: &NodeProto) -> Result<(), ImportError> {

@@ -1,16 +1,24 @@
 //! Constants of an ONNX graph: initializers and what is computed from them alone.
 
 use super::ImportError;
+use super::graph::is_float;
 use super::onnx::{TensorProto, data_type};
+use crate::spec::rounding::power_of_two;
 
 /// More elements than this are refused before anything is allocated.
 const MAX_ELEMENTS: usize = 1 << 28;
+
+/// The number of rows of the batch, in a shape that is computed: a prime, and no float32 is a multiple of it. So products
+/// with it and quotients of those keep it, and whatever else is computed of it is too large for a dimension.
+pub(crate) const BATCH: i64 = 1_099_511_627_791;
 
 /// A constant tensor; integers are held as floats, which is exact for every shape and axis.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Constant {
     pub(crate) shape: Vec<usize>,
     pub(crate) values: Vec<f64>,
+    /// Its elements are integers: a quotient of two of them is rounded towards zero.
+    pub(crate) is_integer: bool,
 }
 
 impl Constant {
@@ -37,16 +45,30 @@ impl Constant {
         }
         let kind = tensor.data_type.unwrap_or(0);
         let raw = tensor.raw_data.as_deref();
+        let listed = |of: fn(i32) -> f64| tensor.int32_data.iter().map(|&value| of(value)).collect();
         let values: Vec<f64> = match (kind, raw) {
             (data_type::FLOAT, Some(raw)) => numbers(raw, |bytes| f32::from_le_bytes(bytes).into()),
             (data_type::DOUBLE, Some(raw)) => numbers(raw, f64::from_le_bytes),
+            (data_type::FLOAT16, Some(raw)) => numbers(raw, |bytes| half(u16::from_le_bytes(bytes))),
+            (data_type::BFLOAT16, Some(raw)) => numbers(raw, |bytes| brain(u16::from_le_bytes(bytes))),
+            (data_type::INT8, Some(raw)) => numbers(raw, |bytes| i8::from_le_bytes(bytes).into()),
+            (data_type::UINT8 | data_type::BOOL, Some(raw)) => raw.iter().map(|&byte| byte.into()).collect(),
             (data_type::INT32, Some(raw)) => numbers(raw, |bytes| i32::from_le_bytes(bytes).into()),
             (data_type::INT64, Some(raw)) => numbers(raw, |bytes| i64::from_le_bytes(bytes) as f64),
             (data_type::FLOAT, None) => tensor.float_data.iter().map(|&value| value.into()).collect(),
             (data_type::DOUBLE, None) => tensor.double_data.clone(),
-            (data_type::INT32, None) => tensor.int32_data.iter().map(|&value| value.into()).collect(),
+            // The bits of each, in an integer of its own.
+            (data_type::FLOAT16, None) => listed(|bits| half(bits as u16)),
+            (data_type::BFLOAT16, None) => listed(|bits| brain(bits as u16)),
+            (data_type::INT8 | data_type::UINT8 | data_type::BOOL | data_type::INT32, None) => {
+                listed(f64::from)
+            }
             (data_type::INT64, None) => tensor.int64_data.iter().map(|&value| value as f64).collect(),
-            _ => return fail(format!("its element type {kind} is not float32, float64, int32 or int64")),
+            _ => {
+                return fail(format!(
+                    "its element type {kind} is not one of floats of 16 to 64 bits, int8, uint8, bool, int32 and int64"
+                ));
+            }
         };
         if values.len() != elements {
             return fail(format!("shape {shape:?} does not hold the {} elements there are", values.len()));
@@ -54,14 +76,30 @@ impl Constant {
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return fail(format!("it holds {value}"));
         }
-        Ok(Constant { shape, values })
+        Ok(Constant { shape, values, is_integer: !is_float(kind) })
+    }
+
+    /// Of floats.
+    pub(crate) fn floats(shape: Vec<usize>, values: Vec<f64>) -> Constant {
+        Constant { shape, values, is_integer: false }
+    }
+
+    /// Of integers.
+    pub(crate) fn integers(shape: Vec<usize>, values: Vec<f64>) -> Constant {
+        Constant { shape, values, is_integer: true }
+    }
+
+    /// Whether an element was computed from the number of rows, which no row's result may depend on.
+    pub(crate) fn depends_on_batch(&self) -> bool {
+        self.values.iter().any(|value| *value != 0.0 && value % BATCH as f64 == 0.0)
     }
 
     /// The matrix with rows and columns exchanged.
     pub(crate) fn transposed(&self) -> Option<Constant> {
         let [rows, columns] = self.shape[..] else { return None };
         let at = |index: usize| self.values[index % rows * columns + index / rows];
-        Some(Constant { shape: vec![columns, rows], values: (0..rows * columns).map(at).collect() })
+        let values = (0..rows * columns).map(at).collect();
+        Some(Constant { shape: vec![columns, rows], values, is_integer: self.is_integer })
     }
 
     /// The values by the rule of broadcasting against one row of `shape` (without batch): one value for each of its
@@ -95,18 +133,60 @@ fn numbers<const N: usize>(raw: &[u8], read: impl Fn([u8; N]) -> f64) -> Vec<f64
     raw.as_chunks::<N>().0.iter().map(|&bytes| read(bytes)).collect()
 }
 
+/// A float of 16 bits, by IEEE 754.
+fn half(bits: u16) -> f64 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+    let magnitude = match exponent {
+        0 => fraction * power_of_two(-24),
+        31 if fraction == 0.0 => f64::INFINITY,
+        31 => f64::NAN,
+        exponent => (1024.0 + fraction) * power_of_two(exponent - 25),
+    };
+    if bits >> 15 == 0 { magnitude } else { -magnitude }
+}
+
+/// A bfloat16: the upper half of a float32.
+fn brain(bits: u16) -> f64 {
+    f32::from_bits(u32::from(bits) << 16).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn short_floats_are_read_as_they_are_defined() {
+        let halves = [(0x3c00, 1.0), (0xc000, -2.0), (0x7bff, 65504.0), (0x0001, 5.960_464_477_539_063e-8)];
+        halves.into_iter().for_each(|(bits, value)| assert_eq!(half(bits), value));
+        assert_eq!(half(0x3555), 0.333_251_953_125);
+        assert!(half(0x7c01).is_nan() && half(0xfc00) == f64::NEG_INFINITY);
+        assert_eq!((brain(0x3f80), brain(0xc040)), (1.0, -3.0));
+        let raw = TensorProto {
+            dims: vec![2],
+            data_type: Some(data_type::FLOAT16),
+            raw_data: Some(vec![0x00, 0x3c, 0x00, 0xc0]),
+            ..Default::default()
+        };
+        assert_eq!(Constant::from_proto(&raw, "w").unwrap(), Constant::floats(vec![2], vec![1.0, -2.0]));
+    }
+
+    #[test]
+    fn what_is_computed_from_the_batch_is_known_for_it() {
+        let of = |value: f64| Constant::floats(vec![1], vec![value]).depends_on_batch();
+        assert!(of(BATCH as f64) && of(4.0 * BATCH as f64));
+        for value in [0.0, 1.0, -1.0, f64::from(f32::MAX), 1e15, (1u64 << 40) as f64, i64::MAX as f64] {
+            assert!(!of(value), "{value}");
+        }
+    }
+
+    #[test]
     fn constants_broadcast_against_a_row_as_onnx_says() {
-        let constant = Constant { shape: vec![2, 1], values: vec![1.0, 2.0] };
+        let constant = Constant::floats(vec![2, 1], vec![1.0, 2.0]);
         assert_eq!(constant.broadcast(&[2, 3]).unwrap(), [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
         assert_eq!(constant.broadcast(&[3]), None, "it differs along the batch");
-        let scalar = Constant { shape: vec![], values: vec![7.0] };
+        let scalar = Constant::floats(vec![], vec![7.0]);
         assert_eq!(scalar.broadcast(&[2]).unwrap(), [7.0, 7.0]);
-        let row = Constant { shape: vec![1, 3], values: vec![1.0, 2.0, 3.0] };
+        let row = Constant::floats(vec![1, 3], vec![1.0, 2.0, 3.0]);
         assert_eq!(row.broadcast(&[3]).unwrap(), [1.0, 2.0, 3.0]);
     }
 

@@ -10,6 +10,7 @@ use prost::Message;
 use super::constant::Constant;
 use super::float::{FloatGraph, Operation, Step, Value};
 use super::onnx::{Dimension, GraphProto, ModelProto, NodeProto, TypeProto, data_type};
+use super::operators::FOLDED;
 use super::{ImportError, UnsupportedNode, attention, fold};
 
 /// Operators that are imported, by name; those of other domains than ONNX's own carry it.
@@ -47,6 +48,7 @@ pub const SUPPORTED: &[&str] = &[
     "Neg",
     "PRelu",
     "Pad",
+    "Pow",
     "ReduceMax",
     "ReduceMean",
     "ReduceSum",
@@ -59,9 +61,11 @@ pub const SUPPORTED: &[&str] = &[
     "Split",
     "Squeeze",
     "Sub",
+    "Sum",
     "Tanh",
     "Transpose",
     "Unsqueeze",
+    "ai.onnx.ml.ArrayFeatureExtractor",
     "ai.onnx.ml.LinearClassifier",
     "ai.onnx.ml.LinearRegressor",
     "ai.onnx.ml.Normalizer",
@@ -119,11 +123,7 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     }
     let (served, dropped) = choose_output(graph, output)?;
     let live = live_nodes(graph, &served)?;
-    let unsupported: Vec<UnsupportedNode> = live
-        .iter()
-        .filter(|node| !SUPPORTED.contains(&node.operator().as_str()))
-        .map(|node| UnsupportedNode { node: node.label().into(), operator: node.operator() })
-        .collect();
+    let unsupported = unsupported(graph, &live);
     if !unsupported.is_empty() {
         return Err(ImportError::Unsupported(unsupported));
     }
@@ -133,6 +133,7 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
         opset,
         known: HashMap::new(),
         elements: 0,
+        folded: 0,
         batch_axes: Vec::new(),
         read: live.iter().flat_map(|node| node.input.iter().cloned()).chain([served.clone()]).collect(),
         graph: FloatGraph {
@@ -150,13 +151,14 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     let Some(Known::Value(value)) = reader.known.get(&served) else {
         return Err(ImportError::Graph(format!("output '{served}' does not depend on the input")));
     };
-    reader.graph.output = *value;
-    if reader.batch_axis(*value) != 0 {
+    let value = *value;
+    reader.graph.output = value;
+    if reader.batch_axis(value) != 0 {
         let what = format!("the batch is not the first dimension of output '{served}'");
         return Err(ImportError::Graph(what));
     }
-    if reader.graph.output == 0 {
-        return Err(ImportError::Graph(format!("output '{served}' is the input itself")));
+    if value == 0 {
+        reader.serve_input(&served);
     }
     fold::fold(&mut reader.graph);
     Ok(Imported { graph: reader.graph, served_output: served, dropped_outputs: dropped })
@@ -212,6 +214,28 @@ fn choose_output(graph: &GraphProto, wanted: Option<&str>) -> Result<(String, Ve
     Ok((served.to_owned(), dropped))
 }
 
+/// The nodes whose operators are not supported: of those that serve constants alone, the ones that read computed values.
+fn unsupported(graph: &GraphProto, live: &[&NodeProto]) -> Vec<UnsupportedNode> {
+    let initializers = graph.initializer.iter().filter_map(|tensor| tensor.name.as_deref());
+    let mut constants: HashSet<&str> = initializers.collect();
+    // What is missing is said later, by its name.
+    constants.insert("");
+    let mut unsupported = Vec::new();
+    for node in live {
+        let operator = node.operator();
+        let is_constant = matches!(&operator[..], "Constant" | "Shape")
+            || node.input.iter().all(|name| constants.contains(name.as_str()));
+        if is_constant {
+            constants.extend(node.output.iter().map(String::as_str));
+        }
+        let folds = is_constant && FOLDED.contains(&&operator[..]);
+        if !folds && !SUPPORTED.contains(&&operator[..]) {
+            unsupported.push(UnsupportedNode { node: node.label().into(), operator });
+        }
+    }
+    unsupported
+}
+
 /// The nodes that the output depends on, in the file's order.
 fn live_nodes<'a>(graph: &'a GraphProto, output: &str) -> Result<Vec<&'a NodeProto>, ImportError> {
     let mut producers = HashMap::new();
@@ -248,6 +272,8 @@ pub(crate) struct Reader {
     pub(crate) graph: FloatGraph,
     /// Elements in a row of all values so far.
     elements: usize,
+    /// Elements of all constants that were computed.
+    pub(super) folded: usize,
     /// Where the batch dimension of each value stands in ONNX's shape: a value has its row's dimensions, and this one.
     batch_axes: Vec<usize>,
     /// Names that a node reads, or that are served.
@@ -264,23 +290,36 @@ impl Reader {
         for tensor in &graph.initializer {
             let name = tensor.name.clone().unwrap_or_default();
             // Only those that are used matter, but a damaged one is a damaged file. Strings are labels: not read.
-            if tensor.data_type == Some(8) {
+            if tensor.data_type == Some(data_type::STRING) {
                 continue;
             }
             let constant = Constant::from_proto(tensor, &name)?;
             self.known.insert(name, Known::Constant(constant));
         }
         let name_of = |name: &Option<String>| name.clone().unwrap_or_default();
-        let inputs: Vec<_> =
+        let mut inputs: Vec<_> =
             graph.input.iter().filter(|input| !self.known.contains_key(&name_of(&input.name))).collect();
+        if inputs.len() > 1 {
+            // What the served output does not need is not asked for.
+            inputs.retain(|input| self.read.contains(&name_of(&input.name)));
+        }
         let [input] = inputs[..] else {
             let names: Vec<_> = inputs.iter().map(|input| name_of(&input.name)).collect();
-            let what = format!("it has {} inputs ({}); one is served", names.len(), names.join(", "));
+            let mut what = format!("it has {} inputs ({}); one is served", names.len(), names.join(", "));
+            if let Some(state) = initial_state(graph, &names) {
+                what += &format!(
+                    "; '{state}' is an initial state: export the model without it, so that it starts from zero or from \
+                     constants; a stream keeps the states from step to step itself"
+                );
+            }
             return Err(ImportError::Graph(what));
         };
         let name = name_of(&input.name);
-        if element_type(input.r#type.as_ref()) != Some(data_type::FLOAT) {
-            return Err(ImportError::Graph(format!("input '{name}' is not a tensor of float32")));
+        let element = element_type(input.r#type.as_ref());
+        if element != Some(data_type::FLOAT) {
+            let what =
+                format!("input '{name}' is not a tensor of float32; export the model with float32 inputs");
+            return Err(ImportError::Graph(what));
         }
         let shape = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()?.shape.as_ref());
         let dimensions = shape.map_or(&[][..], |shape| &shape.dim);
@@ -320,6 +359,21 @@ impl Reader {
         self.batch_axes.push(0);
         self.known.insert(name, Known::Value(0));
         Ok(())
+    }
+
+    /// Makes the output of the input as it is.
+    fn serve_input(&mut self, name: &str) {
+        let (shape, len) = (self.graph.shapes[0].clone(), self.graph.len(0));
+        self.graph.output = self.graph.shapes.len();
+        self.graph.shapes.push(shape);
+        self.batch_axes.push(0);
+        self.graph.steps.push(Step {
+            name: name.to_owned(),
+            source: "Identity".to_owned(),
+            operation: Operation::Affine { scale: vec![1.0; len], offset: vec![0.0; len] },
+            inputs: vec![0],
+            output: self.graph.output,
+        });
     }
 
     pub(crate) fn define(&mut self, node: &NodeProto, index: usize, known: Known) {
@@ -414,6 +468,22 @@ impl Reader {
         self.define(node, index, Known::Value(output));
         Ok(())
     }
+}
+
+/// Which of these inputs is the initial state of a recurrent layer.
+fn initial_state<'a>(graph: &GraphProto, names: &'a [String]) -> Option<&'a String> {
+    let is_recurrent = |node: &&NodeProto| matches!(node.op_type.as_deref(), Some("LSTM" | "GRU"));
+    let recurrent = graph.node.iter().filter(is_recurrent);
+    let mut pending: Vec<&String> = recurrent.flat_map(|node| node.input.iter().skip(5).take(2)).collect();
+    let mut states = HashSet::new();
+    // With several layers, each gets a part of it.
+    while let Some(name) = pending.pop() {
+        if states.insert(name) {
+            let makes = |node: &&NodeProto| node.output.contains(name) && !is_recurrent(node);
+            pending.extend(graph.node.iter().filter(makes).flat_map(|node| &node.input));
+        }
+    }
+    names.iter().rev().find(|name| states.contains(name))
 }
 
 fn row_fits(shape: &[u32]) -> bool {

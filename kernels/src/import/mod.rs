@@ -9,6 +9,7 @@ mod attention;
 mod calibrate;
 mod compare;
 mod constant;
+mod features;
 mod float;
 mod fold;
 mod forest;

@@ -5,11 +5,23 @@
 //! happen is that rows mix.
 
 use super::ImportError;
-use super::array::{Array, Dimension, merged, reshaped};
-use super::constant::Constant;
+use super::array::{Array, Dimension, Padding, length_of, merged, reshaped};
+use super::constant::{BATCH, Constant};
 use super::float::{Operation, Value};
 use super::graph::{Known, MERGED, Reader, refuse};
 use super::onnx::NodeProto;
+
+/// Of an operator whose output is made by a later step.
+const NO_OUTPUT: usize = usize::MAX;
+
+/// Elements of all constants that are computed, together: they are held while the graph is read.
+const MAX_FOLDED: usize = 1 << 25;
+
+/// Counts the elements of one more constant that is computed.
+pub(super) fn fits_constants(folded: &mut usize, elements: usize) -> bool {
+    *folded = folded.saturating_add(elements);
+    *folded <= MAX_FOLDED
+}
 
 impl Reader {
     /// The dimensions as ONNX has them, with the batch in its place.
@@ -48,9 +60,13 @@ impl Reader {
         match known {
             Known::Value(value) => self.moved_values(node, index, vec![*value], array, fill),
             Known::Constant(constant) => {
+                if !fits_constants(&mut self.folded, array.indices.len()) {
+                    return refuse(node, "the constants that are computed have too many elements in all");
+                }
                 let element = |&at: &i32| usize::try_from(at).map_or(fill, |at| constant.values[at]);
                 let shape = array.dimensions.iter().flatten().map(|&length| length as usize).collect();
-                let constant = Constant { shape, values: array.indices.iter().map(element).collect() };
+                let values = array.indices.iter().map(element).collect();
+                let constant = Constant { shape, values, is_integer: constant.is_integer };
                 self.define(node, index, Known::Constant(constant));
                 Ok(())
             }
@@ -133,11 +149,16 @@ impl Reader {
         let from = array.dimensions.clone();
         let target = match node.op_type.as_deref() {
             Some("Flatten") => {
-                // Two dimensions: the batch, and all the rest.
-                match resolve(node.int("axis", 1), from.len() + 1) {
-                    Some(axis) if from[..axis].contains(&None) => vec![0, -1],
-                    _ => return refuse(node, "the batch must be its first dimension"),
+                // Two dimensions: those before the axis, and those from it on.
+                let Some(axis) = resolve(node.int("axis", 1), from.len() + 1) else {
+                    return refuse(node, "its axis is beyond the dimensions");
+                };
+                let first = from[..axis].iter().flatten().map(|&length| i64::from(length)).product::<i64>();
+                let batch = if from[..axis].contains(&None) { BATCH } else { 1 };
+                if from[axis..].contains(&None) {
+                    return refuse(node, "the batch must come before its axis");
                 }
+                vec![first.saturating_mul(batch), -1]
             }
             _ => self.numbers(node, "shape", 1)?,
         };
@@ -145,7 +166,7 @@ impl Reader {
             return refuse(node, "its result has no elements");
         }
         let computed = matches!(known, Known::Value(_));
-        let merged = || merged(&from, &target).filter(|_| computed);
+        let merged = || if computed { merged(&from, &target) } else { None };
         let Some(to) = reshaped(&from, &target).filter(|to| !computed || to.contains(&None)).or_else(merged)
         else {
             let row: Vec<u32> = from.iter().flatten().copied().collect();
@@ -168,6 +189,23 @@ impl Reader {
             return refuse(node, format!("an index is beyond the {length} there are"));
         };
         let shape: Vec<Dimension> = indices.shape.iter().map(|&length| Some(length as u32)).collect();
+        self.moved(node, 0, &known, array.taken(axis, &chosen, &shape), 0.0)
+    }
+
+    /// Constant indices along the last dimension.
+    pub(super) fn array_feature_extractor(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let known = self.input(node, 0)?.clone();
+        let array = self.array(node, &known)?;
+        let indices = &self.constant(node, 1)?.values;
+        let (axis, length) = self.axis(node, &array, -1)?;
+        let chosen: Option<Vec<usize>> = indices
+            .iter()
+            .map(|&index| usize::try_from(index as i64).ok().filter(|&at| at < length))
+            .collect();
+        let Some(chosen) = chosen else {
+            return refuse(node, format!("an index is beyond the {length} there are"));
+        };
+        let shape = [Some(chosen.len() as u32)];
         self.moved(node, 0, &known, array.taken(axis, &chosen, &shape), 0.0)
     }
 
@@ -205,7 +243,7 @@ impl Reader {
             }
             let (axis, length) = self.axis(node, &array, axis)?;
             let chosen = range(start, end, step, length as i64);
-            if chosen.is_empty() {
+            if chosen.is_empty() && matches!(known, Known::Value(_)) {
                 return refuse(node, format!("it chooses nothing of the {length} there are"));
             }
             let shape = [Some(chosen.len() as u32)];
@@ -245,47 +283,78 @@ impl Reader {
     pub(super) fn concat(&mut self, node: &NodeProto) -> Result<(), ImportError> {
         let inputs: Vec<Known> =
             (0..node.input.len()).map(|index| self.input(node, index).cloned()).collect::<Result<_, _>>()?;
-        let constants = inputs.iter().filter(|known| matches!(known, Known::Constant(_))).count();
+        let of = |known: &Known| match known {
+            Known::Constant(constant) => Some(constant.clone()),
+            Known::Value(_) => None,
+        };
+        let constants: Vec<Constant> = inputs.iter().filter_map(of).collect();
+        let values: Vec<Value> = inputs
+            .iter()
+            .filter_map(|known| match known {
+                Known::Value(value) => Some(*value),
+                Known::Constant(_) => None,
+            })
+            .collect();
+        // Beside a computed value, a constant is the same for all rows.
+        let batch = values.first().map(|&value| self.batch_axis(value));
+        let mut places = 0i32;
         let mut parts = Vec::with_capacity(inputs.len());
         for known in &inputs {
-            let array = self.array(node, known)?;
-            let elements = array.indices.len();
+            let mut array = self.array(node, known)?;
+            let mut elements = array.indices.len();
+            if let (Known::Constant(_), Some(batch)) = (known, batch) {
+                // Places among all constants, counted from -1 down.
+                array.indices.iter_mut().for_each(|index| *index = -1 - places - *index);
+                places = match i32::try_from(elements).ok().and_then(|count| count.checked_add(places)) {
+                    Some(places) => places,
+                    None => return refuse(node, "its constants have too many elements"),
+                };
+                elements = 0;
+                if let Some(first @ Some(1)) = array.dimensions.get_mut(batch) {
+                    *first = None;
+                }
+            }
             parts.push((array, elements));
         }
         let rank = parts.first().map_or(0, |(array, _)| array.dimensions.len());
         let joined = resolve(node.int("axis", 0), rank).and_then(|axis| Array::joined(&parts, axis));
-        let Some(joined) = joined else {
+        let Some(mut joined) = joined else {
             return refuse(node, "its inputs differ in other dimensions than its axis, or that is the batch");
         };
-        if constants == inputs.len() {
-            let values: Vec<f64> = inputs
-                .iter()
-                .flat_map(|known| match known {
-                    Known::Constant(constant) => &constant.values[..],
-                    Known::Value(_) => &[],
-                })
-                .copied()
-                .collect();
-            let whole = Constant { shape: vec![values.len()], values };
+        let elements: Vec<f64> = constants.iter().flat_map(|constant| &constant.values).copied().collect();
+        if values.is_empty() {
+            let is_integer = constants.iter().all(|constant| constant.is_integer);
+            let whole = Constant { shape: vec![elements.len()], values: elements, is_integer };
             return self.moved(node, 0, &Known::Constant(whole), Some(joined), 0.0);
         }
-        let values = inputs.iter().filter_map(|known| match known {
-            Known::Value(value) => Some(*value),
-            Known::Constant(_) => None,
-        });
-        if constants > 0 {
-            return refuse(node, "of computed values and constants together; add the constants after it");
+        if constants.iter().any(Constant::depends_on_batch) {
+            return refuse(node, "it puts the number of rows beside computed values");
         }
-        let values = values.collect();
-        self.moved_values(node, 0, values, joined, 0.0)
+        let first = elements.first().copied().unwrap_or(0.0);
+        if elements.iter().all(|&element| element == first) {
+            joined.indices.iter_mut().for_each(|index| *index = (*index).max(-1));
+            return self.moved_values(node, 0, values, joined, first);
+        }
+        // Zeros in the place of the constants, which are added.
+        let constant = |&index: &i32| usize::try_from(-1 - index).map_or(0.0, |place| elements[place]);
+        let offset: Vec<f64> = joined.indices.iter().map(constant).collect();
+        joined.indices.iter_mut().for_each(|index| *index = (*index).max(-1));
+        let output = self.graph.shapes.len();
+        self.moved_values(node, NO_OUTPUT, values, joined, 0.0)?;
+        self.affine(node, 0, output, vec![1.0; offset.len()], offset)?;
+        Ok(())
     }
 
     pub(super) fn pad(&mut self, node: &NodeProto) -> Result<(), ImportError> {
         let known = self.input(node, 0)?.clone();
         let array = self.array(node, &known)?;
-        if node.text("mode").is_some_and(|mode| mode != "constant") {
-            return refuse(node, "only its mode constant is supported");
-        }
+        let padding = match node.text("mode").as_deref() {
+            None | Some("constant") => Padding::Constant,
+            Some("edge") => Padding::Edge,
+            Some("reflect") => Padding::Reflect,
+            Some("wrap") => Padding::Wrap,
+            Some(other) => return refuse(node, format!("its mode {other} is unknown")),
+        };
         let pads = self.numbers(node, "pads", 1)?;
         let fill = match self.optional(node, 2)? {
             Some(_) => self.constant(node, 2)?.values.first().copied().unwrap_or(0.0),
@@ -300,22 +369,24 @@ impl Reader {
         let fits = pads.len() == 2 * axes.len() && fill.is_finite();
         for (index, &axis) in axes.iter().enumerate().filter(|_| fits) {
             let place = resolve(axis, rank);
-            let pair = [pads[index], pads[index + axes.len()]].map(u32::try_from);
-            match (place, pair) {
-                (Some(place), [Ok(0), Ok(0)]) if array.dimensions[place].is_none() => {}
-                (Some(place), [Ok(first), Ok(last)]) if array.dimensions[place].is_some() => {
-                    (before[place], after[place]) = (first, last);
+            let pair = [pads[index], pads[index + axes.len()]];
+            let cuts = pair.iter().any(|&count| count < 0);
+            match place.map(|place| (place, array.dimensions[place])) {
+                Some((_, None)) if pair == [0, 0] => {}
+                Some((place, Some(_))) if !cuts || padding == Padding::Constant => {
+                    [before[place], after[place]] = pair;
                 }
-                _ => return refuse(node, "it pads the batch, cuts, or has an axis beyond the dimensions"),
+                Some((_, Some(_))) => return refuse(node, "it cuts, which only its mode constant may"),
+                _ => return refuse(node, "it pads the batch, or has an axis beyond the dimensions"),
             }
         }
         if !fits {
             return refuse(node, "its pads do not fit its axes, or its constant is not finite");
         }
-        self.moved(node, 0, &known, array.padded(&before, &after), fill)
+        self.moved(node, 0, &known, array.padded(&before, &after, padding), fill)
     }
 
-    /// To constant dimensions; -1, which stands for the batch in a shape, counts as one for a constant.
+    /// To constant dimensions; the number of rows counts as one for a constant, which is the same for all.
     pub(super) fn expand(&mut self, node: &NodeProto) -> Result<(), ImportError> {
         let known = self.input(node, 0)?.clone();
         let array = self.array(node, &known)?;
@@ -326,9 +397,9 @@ impl Reader {
             let own = index.checked_sub(missing).map(|index| array.dimensions[index]);
             to.push(match (own, length) {
                 // The longer of the two.
-                (Some(None), -1..=1) => None,
-                (Some(Some(own)), 1) => Some(own),
-                (_, -1) if matches!(known, Known::Constant(_)) => Some(1),
+                (Some(None), -1 | 1 | BATCH) => None,
+                (Some(Some(own)), -1 | 1) => Some(own),
+                (_, BATCH) if matches!(known, Known::Constant(_)) => Some(1),
                 _ => match u32::try_from(length) {
                     Ok(length @ 1..) => Some(length),
                     _ => return refuse(node, format!("its shape {target:?} does not fit its input")),
@@ -339,14 +410,15 @@ impl Reader {
         self.moved(node, 0, &known, expanded, 0.0)
     }
 
-    /// The dimensions as numbers, with -1 for the batch: what a later Reshape takes for it.
+    /// The dimensions as numbers, with [`BATCH`] for the batch: what a later Reshape takes for it.
     pub(super) fn shape(&mut self, node: &NodeProto) -> Result<(), ImportError> {
         let known = self.input(node, 0)?.clone();
         let dimensions = self.array(node, &known)?.dimensions;
-        let values: Vec<f64> = dimensions.iter().map(|dimension| dimension.map_or(-1.0, f64::from)).collect();
+        let number = |dimension: &Dimension| dimension.map_or(BATCH as f64, f64::from);
+        let values: Vec<f64> = dimensions.iter().map(number).collect();
         let chosen = range(node.int("start", 0), node.int("end", i64::MAX), 1, values.len() as i64);
         let values: Vec<f64> = chosen.into_iter().map(|at| values[at]).collect();
-        let constant = Constant { shape: vec![values.len()], values };
+        let constant = Constant::integers(vec![values.len()], values);
         self.define(node, 0, Known::Constant(constant));
         Ok(())
     }
@@ -354,15 +426,19 @@ impl Reader {
     /// As many constants as a shape says; the batch counts as one, which broadcasts.
     pub(super) fn constant_of_shape(&mut self, node: &NodeProto) -> Result<(), ImportError> {
         let shape = self.constant(node, 0)?.values.clone();
-        let value = match node.attribute("value").and_then(|attribute| attribute.t.as_ref()) {
+        let one = match node.attribute("value").and_then(|attribute| attribute.t.as_ref()) {
             Some(tensor) => {
-                Constant::from_proto(tensor, node.label())?.values.first().copied().unwrap_or(0.0)
+                let constant = Constant::from_proto(tensor, node.label())?;
+                let value = constant.values.first().copied().unwrap_or(0.0);
+                Constant { shape: vec![], values: vec![value], is_integer: constant.is_integer }
             }
-            None => 0.0,
+            None => Constant::floats(vec![], vec![0.0]),
         };
-        let lengths: Vec<Dimension> =
-            shape.iter().map(|&length| Some(if length == -1.0 { 1 } else { length as u32 })).collect();
-        let one = Constant { shape: vec![], values: vec![value] };
+        let length = |&length: &f64| if length == 0.0 { Some(0) } else { length_of(length as i64) };
+        let lengths: Option<Vec<Dimension>> = shape.iter().map(|value| length(value).map(Some)).collect();
+        let Some(lengths) = lengths else {
+            return refuse(node, format!("its shape {shape:?} is negative or too large"));
+        };
         let one = Known::Constant(one);
         let array = self.array(node, &one)?.expanded(&lengths);
         self.moved(node, 0, &one, array, 0.0)

@@ -1,8 +1,11 @@
 //! The operators of ONNX's own domain, and the scaler, one by one.
 
+mod constants;
 mod dense;
 mod elementwise;
 mod linear;
+
+pub(super) use constants::FOLDED;
 
 use super::ImportError;
 use super::constant::Constant;
@@ -14,6 +17,9 @@ use super::trees;
 impl Reader {
     /// Reads one node, whose inputs are read already.
     pub(crate) fn read(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        if self.fold_constants(node)? {
+            return Ok(());
+        }
         match node.operator().as_str() {
             "Constant" => {
                 let known = Known::Constant(constant_node(node)?);
@@ -28,18 +34,15 @@ impl Reader {
             "Cast" => {
                 let known = self.input(node, 0)?.clone();
                 let to = node.int("to", 0);
-                let to_float = i32::try_from(to).is_ok_and(is_float);
+                let element = i32::try_from(to).unwrap_or(0);
                 let known = match known {
-                    Known::Value(_) if !to_float => {
+                    Known::Value(_) if !is_float(element) => {
                         return refuse(
                             node,
                             format!("a cast to element type {to} is not one between floats"),
                         );
                     }
-                    Known::Constant(constant) if !to_float => {
-                        let values = constant.values.into_iter().map(f64::trunc).collect();
-                        Known::Constant(Constant { values, ..constant })
-                    }
+                    Known::Constant(constant) => Known::Constant(constants::cast(constant, element)),
                     known => known,
                 };
                 self.define(node, 0, known);
@@ -68,6 +71,8 @@ impl Reader {
             "LeakyRelu" | "PRelu" => self.leaky(node),
             "Clip" => self.clip(node),
             "Min" | "Max" => self.extreme(node),
+            "Sum" => self.sum(node),
+            "Pow" => self.power(node),
             "Neg" => self.negated(node, 0).map(drop),
             "Abs" => self.absolute(node),
             "Relu" => self.function(node, Function::Relu),
@@ -80,6 +85,7 @@ impl Reader {
             },
             "Softmax" => self.softmax(node),
             "LayerNormalization" => self.layer_normalization(node),
+            "ai.onnx.ml.ArrayFeatureExtractor" => self.array_feature_extractor(node),
             "ai.onnx.ml.Scaler" => self.scaler(node),
             "ai.onnx.ml.LinearRegressor" => self.linear_regressor(node),
             "ai.onnx.ml.LinearClassifier" => self.linear_classifier(node),
@@ -100,18 +106,19 @@ fn constant_node(node: &NodeProto) -> Result<Constant, ImportError> {
     if let Some(tensor) = node.attribute("value").and_then(|attribute| attribute.t.as_ref()) {
         return Constant::from_proto(tensor, node.label());
     }
-    let listed = |values: Vec<f64>| Constant { shape: vec![values.len()], values };
     if let Some(value) = float("value_float") {
-        return Ok(Constant { shape: vec![], values: vec![value.into()] });
+        return Ok(Constant::floats(vec![], vec![value.into()]));
     }
     if let Some(value) = node.attribute("value_int").and_then(|attribute| attribute.i) {
-        return Ok(Constant { shape: vec![], values: vec![value as f64] });
+        return Ok(Constant::integers(vec![], vec![value as f64]));
     }
     if let Some(attribute) = node.attribute("value_floats") {
-        return Ok(listed(attribute.floats.iter().map(|&value| value.into()).collect()));
+        let values: Vec<f64> = attribute.floats.iter().map(|&value| value.into()).collect();
+        return Ok(Constant::floats(vec![values.len()], values));
     }
     if let Some(attribute) = node.attribute("value_ints") {
-        return Ok(listed(attribute.ints.iter().map(|&value| value as f64).collect()));
+        let values: Vec<f64> = attribute.ints.iter().map(|&value| value as f64).collect();
+        return Ok(Constant::integers(vec![values.len()], values));
     }
     refuse(node, "it holds neither a tensor nor numbers")
 }

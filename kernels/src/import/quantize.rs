@@ -239,7 +239,7 @@ impl Builder<'_> {
 
     /// The tensors of a move's inputs, all at one scale and of one element type: the coarsest scale there is.
     fn aligned(&mut self, step: &Step) -> Vec<usize> {
-        let tensors: Vec<usize> = step.inputs.iter().map(|&input| self.tensors[input]).collect();
+        let tensors: Vec<usize> = step.inputs.iter().map(|&input| self.narrowed(step, input)).collect();
         let of =
             |graph: &Graph, tensor: usize| (graph.tensors[tensor].element, graph.tensors[tensor].exponent);
         let exponent = tensors.iter().map(|&tensor| of(&self.graph, tensor).1).min().unwrap_or(0);
@@ -267,6 +267,37 @@ impl Builder<'_> {
         aligned
     }
 
+    /// The tensor of an input: what trees make has 64 bits, which no other layer takes.
+    fn narrowed(&mut self, step: &Step, value: Value) -> usize {
+        let tensor = self.tensors[value];
+        if self.graph.tensors[tensor].element != Element::I64 {
+            return tensor;
+        }
+        let takes_wide = matches!(
+            step.operation,
+            Operation::Softmax { .. } | Operation::Affine { .. } | Operation::Pairwise(_)
+        );
+        let bound = self.ranges.bound(value) * self.options.headroom;
+        let (element, bits) = if takes_wide {
+            (Element::I32, WIDE_OUTPUT_BITS)
+        } else {
+            (Element::I16, self.scales.bits[value])
+        };
+        let exponent = exponent_for(bound, bits).min(self.graph.tensors[tensor].exponent);
+        let limit = if takes_wide { (1 << 30) - 1 } else { self.scales.limits[value] };
+        let narrow = self.tensor(value, &step.name, element, exponent, (-limit, limit));
+        let narrow = self.add_tensor(narrow);
+        self.values.push(value);
+        self.graph.nodes.push(Node {
+            name: step.name.clone(),
+            source: step.source.clone(),
+            inputs: vec![tensor],
+            output: narrow,
+            operator: Operator::Map(Activation::None),
+        });
+        narrow
+    }
+
     fn step(&mut self, step: &Step, fused: Option<&Step>) -> Result<(), ImportError> {
         let function = match fused.map(|fused| &fused.operation) {
             Some(Operation::Function(function)) => Some(*function),
@@ -275,7 +306,7 @@ impl Builder<'_> {
         let value = fused.map_or(step.output, |fused| fused.output);
         let inputs: Vec<usize> = match &step.operation {
             Operation::Move { .. } => self.aligned(step),
-            _ => step.inputs.iter().map(|&input| self.tensors[input]).collect(),
+            _ => step.inputs.iter().map(|&input| self.narrowed(step, input)).collect(),
         };
         let mut output = self.output_tensor(value, step.output, &step.name, function);
         let operator = match &step.operation {

@@ -1,8 +1,9 @@
 //! LSTM and GRU: from ONNX to the float graph, in double precision, and to fixed point.
 
 use super::ImportError;
+use super::array::Array;
 use super::constant::Constant;
-use super::float::{Operation, Step};
+use super::float::{Operation, Step, Value};
 use super::graph::{Known, Reader, refuse};
 use super::onnx::NodeProto;
 use super::quantize::exponent_for;
@@ -97,7 +98,11 @@ impl Reader {
     pub(super) fn recurrent(&mut self, node: &NodeProto) -> Result<(), ImportError> {
         let cell = if node.op_type.as_deref() == Some("LSTM") { Cell::Lstm } else { Cell::Gru };
         check_attributes(node, cell)?;
-        let x = self.any_value(node, 0)?;
+        let mut x = self.any_value(node, 0)?;
+        let batch_first = node.int("layout", 0) != 0;
+        if batch_first {
+            x = self.steps_first(node, x)?;
+        }
         let [Some(steps), None, Some(features)] = self.dimensions(x)[..] else {
             return refuse(node, "its input must have the dimensions steps, batch, features");
         };
@@ -123,8 +128,12 @@ impl Reader {
             );
             return refuse(node, what);
         }
-        if self.optional(node, 4)?.is_some() {
-            return refuse(node, "sequence_lens is not supported: all windows have one length");
+        match self.optional(node, 4)? {
+            Some(Known::Constant(lengths)) if lengths.values.iter().all(|&len| len == f64::from(steps)) => {}
+            None => {}
+            Some(_) => {
+                return refuse(node, "sequence_lens is not supported: all windows have one length");
+            }
         }
         let bias = self.state_or_zeros(node, 3, 2 * rows)?;
         let (mut bias, second) = (bias[..rows].to_vec(), &bias[rows..]);
@@ -159,16 +168,29 @@ impl Reader {
         };
         let operation = Operation::Recurrent(Box::new(layer));
         self.step(node, 0, operation, vec![x], vec![steps, 1, hidden as u32])?;
-        self.set_batch_axis(2);
+        self.set_batch_axis(if batch_first { 0 } else { 2 });
         if node.output.get(1).is_some_and(|name| !name.is_empty()) {
             let all = self.graph.steps.last().expect("a step was just added").output;
             let first = (steps as usize - 1) * hidden;
             let indices = (first..first + hidden).map(|index| index as i32).collect();
             let last = Operation::Move { indices, fill: 0.0 };
             self.step(node, 1, last, vec![all], vec![1, hidden as u32])?;
-            self.set_batch_axis(1);
+            self.set_batch_axis(if batch_first { 0 } else { 1 });
         }
         Ok(())
+    }
+
+    /// An input of layout 1 in the order of layout 0.
+    fn steps_first(&mut self, node: &NodeProto, x: Value) -> Result<Value, ImportError> {
+        let dimensions = self.dimensions(x);
+        if dimensions.len() != 3 {
+            return refuse(node, "its input must have the dimensions batch, steps, features");
+        }
+        let Some(array) = Array::whole(dimensions).and_then(|array| array.transposed(&[1, 0, 2])) else {
+            return refuse(node, "its input has too many elements");
+        };
+        self.moved_values(node, usize::MAX, vec![x], array, 0.0)?;
+        Ok(self.last_value())
     }
 
     /// An optional input of `len` values for all rows of the batch alike.
@@ -179,7 +201,9 @@ impl Reader {
             Some(Known::Constant(Constant { shape, .. })) => {
                 refuse(node, format!("its input {index} has shape {shape:?}; {len} values are needed"))
             }
-            Some(Known::Value(_)) => refuse(node, format!("its input {index} must be a constant")),
+            Some(Known::Value(_)) => {
+                refuse(node, format!("its input {index} must be a constant: the same state for all rows"))
+            }
         }
     }
 }
@@ -187,9 +211,6 @@ impl Reader {
 fn check_attributes(node: &NodeProto, cell: Cell) -> Result<(), ImportError> {
     if node.text("direction").is_some_and(|direction| direction != "forward") {
         return refuse(node, "its direction must be forward");
-    }
-    if node.int("layout", 0) != 0 {
-        return refuse(node, "layout 1 is not supported: transpose its input");
     }
     if node.attribute("clip").is_some() || node.int("input_forget", 0) != 0 {
         return refuse(node, "clip and input_forget are not supported");

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::ImportError;
+use super::features::{Feature, features};
 use super::float::{Branch, Comparison, Ensemble, Finish, Operation, Tree};
 use super::graph::{Reader, refuse};
 use super::onnx::NodeProto;
@@ -16,12 +17,12 @@ const MAX_TARGETS: i64 = 1 << 12;
 /// Reads the ensemble and appends it to the graph.
 pub(crate) fn read(reader: &mut Reader, node: &NodeProto) -> Result<(), ImportError> {
     let input = reader.value(node, 0)?;
-    if input != 0 {
+    let Some(features) = features(&reader.graph, input) else {
         return refuse(
             node,
-            "it must read the model's input itself: thresholds are exact on floats as they were sent",
+            "it must read the model's input itself, or features of it chosen or scaled by a Scaler: thresholds are exact on floats as they were sent",
         );
-    }
+    };
     if let Some(attribute) =
         node.attribute.iter().find(|a| a.name.as_deref().is_some_and(|n| n.ends_with("_as_tensor")))
     {
@@ -35,7 +36,7 @@ pub(crate) fn read(reader: &mut Reader, node: &NodeProto) -> Result<(), ImportEr
     let prefix = if classifier { "class" } else { "target" };
     let votes = Votes::read(node, prefix)?;
     let shape = if classifier { classify(node, &votes)? } else { regress(node)? };
-    let (mut trees, targets) = (build_trees(node, reader.graph.len(0), &votes)?, shape.targets);
+    let (mut trees, targets) = (build_trees(node, &features, &votes)?, shape.targets);
     let average = if classifier { 1.0 } else { aggregate(node, trees.len())? };
     for entry in trees.iter_mut().flat_map(|tree| &mut tree.leaves).flatten() {
         if shape.merged {
@@ -48,7 +49,13 @@ pub(crate) fn read(reader: &mut Reader, node: &NodeProto) -> Result<(), ImportEr
     }
     let ensemble = Ensemble { trees, base: shape.base, finish: shape.finish };
     let outputs = shape.finish.outputs(targets) as u32;
-    reader.step(node, usize::from(classifier), Operation::Ensemble(ensemble), vec![0], vec![outputs])
+    let output = if shape.softmax { usize::MAX } else { usize::from(classifier) };
+    reader.step(node, output, Operation::Ensemble(ensemble), vec![0], vec![outputs])?;
+    if shape.softmax {
+        let scores = reader.graph.steps.last().expect("a step was just added").output;
+        reader.shares(node, usize::from(classifier), scores)?;
+    }
+    Ok(())
 }
 
 /// What becomes of the leaf sums.
@@ -58,6 +65,8 @@ struct Shape {
     finish: Finish,
     /// All votes go to one sum, whatever their class.
     merged: bool,
+    /// Softmax of the sums follows.
+    softmax: bool,
 }
 
 /// The votes of leaves, by place in the attribute lists.
@@ -99,13 +108,22 @@ fn base_values(node: &NodeProto) -> Result<Vec<f64>, ImportError> {
     Ok(base)
 }
 
-/// Whether LOGISTIC is asked for; transforms other than that and NONE are refused by name.
-fn is_logistic(node: &NodeProto) -> Result<bool, ImportError> {
+/// What becomes of the sums of several targets or classes.
+#[derive(Clone, Copy, PartialEq)]
+enum Transform {
+    None,
+    Logistic,
+    Softmax,
+}
+
+/// Transforms that are not supported are refused by name.
+fn transform(node: &NodeProto) -> Result<Transform, ImportError> {
     match node.text("post_transform").as_deref() {
-        None | Some("NONE") => Ok(false),
-        Some("LOGISTIC") => Ok(true),
+        None | Some("NONE") => Ok(Transform::None),
+        Some("LOGISTIC") => Ok(Transform::Logistic),
+        Some("SOFTMAX") => Ok(Transform::Softmax),
         Some(other) => {
-            refuse(node, format!("post_transform {other} is not supported: NONE and LOGISTIC are"))
+            refuse(node, format!("post_transform {other} is not supported: NONE, LOGISTIC and SOFTMAX are"))
         }
     }
 }
@@ -123,8 +141,14 @@ fn regress(node: &NodeProto) -> Result<Shape, ImportError> {
     if base.len() != targets {
         return refuse(node, format!("{} base values for {targets} targets", base.len()));
     }
-    let finish = if is_logistic(node)? { Finish::Logistic } else { Finish::Sum };
-    Ok(Shape { targets, base, finish, merged: false })
+    Ok(Shape::of(targets, base, transform(node)?))
+}
+
+impl Shape {
+    fn of(targets: usize, base: Vec<f64>, transform: Transform) -> Shape {
+        let finish = if transform == Transform::Logistic { Finish::Logistic } else { Finish::Sum };
+        Shape { targets, base, finish, merged: false, softmax: transform == Transform::Softmax }
+    }
 }
 
 fn classify(node: &NodeProto, votes: &Votes) -> Result<Shape, ImportError> {
@@ -133,16 +157,19 @@ fn classify(node: &NodeProto, votes: &Votes) -> Result<Shape, ImportError> {
     if classes < 2 || classes > MAX_TARGETS as usize {
         return refuse(node, format!("it has {classes} class labels; 2 to {MAX_TARGETS} are supported"));
     }
-    let (logistic, base) = (is_logistic(node)?, base_values(node)?);
+    let (transform, base) = (transform(node)?, base_values(node)?);
     if classes == 2 && votes.classes.len() <= 1 {
-        let finish = match (base.len(), votes.negative, logistic) {
+        let finish = match (base.len(), votes.negative, transform) {
+            (_, _, Transform::Softmax) => {
+                return refuse(node, "SOFTMAX of one sum for two classes is not supported");
+            }
             (0 | 1, false, _) => Finish::Complement,
-            (0..=2, _, true) => Finish::LogisticPair,
-            (0..=2, _, false) => Finish::Negate,
+            (0..=2, _, Transform::Logistic) => Finish::LogisticPair,
+            (0..=2, _, Transform::None) => Finish::Negate,
             _ => return refuse(node, format!("{} base values for two classes", base.len())),
         };
         let base = vec![base.last().copied().unwrap_or(0.0)];
-        return Ok(Shape { targets: 1, base, finish, merged: true });
+        return Ok(Shape { targets: 1, base, finish, merged: true, softmax: false });
     }
     let base = match base.len() {
         0 => vec![0.0; classes],
@@ -155,8 +182,7 @@ fn classify(node: &NodeProto, votes: &Votes) -> Result<Shape, ImportError> {
             );
         }
     };
-    let finish = if logistic { Finish::Logistic } else { Finish::Sum };
-    Ok(Shape { targets: classes, base, finish, merged: false })
+    Ok(Shape::of(classes, base, transform))
 }
 
 /// The factor on leaves that makes a sum the aggregate.
@@ -181,7 +207,7 @@ struct Lists<'a> {
     when_false: &'a [i64],
 }
 
-fn build_trees(node: &NodeProto, features: usize, votes: &Votes) -> Result<Vec<Tree>, ImportError> {
+fn build_trees(node: &NodeProto, features: &[Feature], votes: &Votes) -> Result<Vec<Tree>, ImportError> {
     let lists = Lists {
         trees: node.ints("nodes_treeids"),
         ids: node.ints("nodes_nodeids"),
@@ -221,7 +247,7 @@ fn build_tree(
     lists: &Lists<'_>,
     places: &HashMap<(i64, i64), usize>,
     members: &[usize],
-    features: usize,
+    features: &[Feature],
     votes: &Votes,
 ) -> Result<Tree, ImportError> {
     let tree = lists.trees[members[0]];
@@ -279,22 +305,26 @@ fn build_tree(
             built.leaves.push(leaf);
             continue;
         }
-        let feature = lists.features[place];
-        if usize::try_from(feature).is_ok_and(|feature| feature >= features) || feature < 0 {
-            return refuse(node, format!("feature {feature} is not one of the {features} inputs"));
-        }
+        let number = lists.features[place];
+        let Some(feature) = usize::try_from(number).ok().and_then(|number| features.get(number)) else {
+            return refuse(node, format!("feature {number} is not one of the {} inputs", features.len()));
+        };
         let mode = String::from_utf8_lossy(&lists.modes[place]);
         let Some(comparison) = comparison(&mode) else {
             return refuse(node, format!("mode {mode} of node {} is not known", lists.ids[place]));
         };
         let [a, b] = children[&place];
-        built.branches.push(Branch {
-            feature: feature as u32,
+        let branch = Branch {
+            feature: feature.element,
             threshold: lists.values[place],
             comparison,
             when_true: indices[&a],
             when_false: indices[&b],
-        });
+        };
+        let Some(branch) = feature.branch(branch) else {
+            return refuse(node, format!("{mode} of a feature that a Scaler made is not supported"));
+        };
+        built.branches.push(branch);
     }
     Ok(built)
 }

@@ -16,6 +16,13 @@ const NO_OUTPUT: usize = usize::MAX;
 /// Lengths of windows.
 const MAX_LENGTH: i64 = 1 << 20;
 
+/// How many places a window has, where its stride does not divide what it moves over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Places {
+    Floor,
+    Ceil,
+}
+
 /// A value that is read as an image.
 #[derive(Clone, Copy)]
 struct Image {
@@ -49,6 +56,7 @@ impl Reader {
         [channels, height, width]: [u32; 3],
         spatial: usize,
         kernel: &[i64],
+        rounding: Places,
     ) -> Result<Window, ImportError> {
         let image = [height, width];
         let mut window = Window::point(image, channels);
@@ -87,7 +95,7 @@ impl Reader {
                 }
                 other => return refuse(node, format!("auto_pad {other} is unknown")),
             };
-            if node.int("ceil_mode", 0) != 0 {
+            if rounding == Places::Ceil {
                 let places = (length + before + after - reach + stride - 1).div_euclid(stride) + 1;
                 // A last place that would start beyond the image is none.
                 let places = if (places - 1) * stride >= length + before { places - 1 } else { places };
@@ -170,7 +178,7 @@ impl Reader {
             return refuse(node, what);
         }
         let kernel: Vec<i64> = weights.shape[2..].iter().map(|&length| length as i64).collect();
-        let window = self.window(node, lengths, spatial, &kernel)?;
+        let window = self.window(node, lengths, spatial, &kernel, Places::Floor)?;
         let bias = match self.optional(node, 2)? {
             None => vec![0.0; outputs],
             Some(Known::Constant(bias)) if bias.values.len() == outputs => bias.values.clone(),
@@ -197,28 +205,36 @@ impl Reader {
             true => lengths[1..=spatial].iter().map(|&length| length.into()).collect(),
             false => node.ints("kernel_shape").to_vec(),
         };
-        let window = self.window(node, lengths, spatial, &kernel)?;
+        let rounding = if node.int("ceil_mode", 0) != 0 { Places::Ceil } else { Places::Floor };
+        let window = self.window(node, lengths, spatial, &kernel, rounding)?;
         if node.output.get(1).is_some_and(|name| !name.is_empty() && self.is_read(name)) {
             return refuse(node, "its second output, the indices, is not supported");
         }
         let reduction = if operator.ends_with("MaxPool") { Reduction::Max } else { Reduction::Sum };
         let padded = window.before != [0; 2] || window.after != [0; 2];
         let whole = node.int("count_include_pad", 0) != 0;
-        if reduction == Reduction::Sum && whole && node.int("ceil_mode", 0) != 0 {
-            return refuse(node, "ceil_mode together with count_include_pad is not supported");
-        }
+        // Padding counts, but not what a last place reaches beyond it.
+        let asked = match rounding {
+            Places::Ceil if whole => self.window(node, lengths, spatial, &kernel, Places::Floor)?.after,
+            _ => window.after,
+        };
+        let even = if whole { window.after == asked } else { !padded };
         let scale = if reduction == Reduction::Sum { 1.0 / window.taps() as f64 } else { 1.0 };
         let pool = FloatPool { window, reduction, scale };
         self.windowed(node, image, lengths[0], window.places(), |reader, value, shape| {
             let value = reader.inner(node, Operation::Pool(pool), vec![value], shape.clone())?;
-            if reduction == Reduction::Max || !padded || whole {
+            if reduction == Reduction::Max || even {
                 return Ok(value);
             }
             // Each place is divided by the elements that it meets.
             let [rows, columns] = window.places();
             let within = |axis: usize, place: usize| {
                 let (first, end) = window.taps_within(axis, place);
-                end.saturating_sub(first)
+                if whole {
+                    window.taps_before_end(axis, place, asked[axis])
+                } else {
+                    end.saturating_sub(first)
+                }
             };
             let mut scale = Vec::with_capacity(rows * columns * shape[2] as usize);
             for place in 0..rows * columns {
@@ -279,17 +295,18 @@ impl Reader {
         Ok((value, [outer, length, inner], remaining))
     }
 
-    /// Makes the node's output of a step over `[outer, length, inner]`.
+    /// Makes an output of the node of a step over `[outer, length, inner]`.
     fn reduce_to(
         &mut self,
         node: &NodeProto,
+        output: usize,
         operation: Operation,
         value: Value,
         remaining: &[Dimension],
     ) -> Result<(), ImportError> {
         let axis = remaining.iter().position(Option::is_none).unwrap_or(MERGED);
         let row = remaining.iter().flatten().copied().collect();
-        self.step(node, 0, operation, vec![value], row)?;
+        self.step(node, output, operation, vec![value], row)?;
         self.set_batch_axis(axis);
         Ok(())
     }
@@ -318,14 +335,24 @@ impl Reader {
         let image = [outer as u32, length as u32];
         let window = Window { kernel: [1, length as u32], ..Window::point(image, inner as u32) };
         let pool = FloatPool { window, reduction, scale };
-        self.reduce_to(node, Operation::Pool(pool), value, &remaining)
+        self.reduce_to(node, 0, Operation::Pool(pool), value, &remaining)
     }
 
     pub(super) fn arg_max(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        if node.int("select_last_index", 0) != 0 {
-            return refuse(node, "select_last_index is not supported: of equal values the first is chosen");
+        let (value, [outer, length, inner], remaining) = self.reduced(node, &[node.int("axis", 0)])?;
+        let operation = Operation::ArgMax { length, inner };
+        if node.int("select_last_index", 0) == 0 {
+            return self.reduce_to(node, 0, operation, value, &remaining);
         }
-        let (value, [_, length, inner], remaining) = self.reduced(node, &[node.int("axis", 0)])?;
-        self.reduce_to(node, Operation::ArgMax { length, inner }, value, &remaining)
+        // The last of equal ones is the first from behind.
+        let lengths = [outer, length, inner].map(|length| Some(length as u32)).to_vec();
+        let behind: Vec<usize> = (0..length).rev().collect();
+        let turned = Array::whole(lengths).and_then(|array| array.taken(1, &behind, &[Some(length as u32)]));
+        let Some(turned) = turned else { return refuse(node, "its input has too many elements") };
+        self.moved_values(node, NO_OUTPUT, vec![value], turned, 0.0)?;
+        let turned = self.last_value();
+        self.reduce_to(node, NO_OUTPUT, operation, turned, &remaining)?;
+        let (index, count) = (self.last_value(), outer * inner);
+        self.affine(node, 0, index, vec![-1.0; count], vec![length as f64 - 1.0; count]).map(drop)
     }
 }

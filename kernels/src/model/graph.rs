@@ -330,6 +330,14 @@ impl Window {
         let end = (length + before).saturating_sub(start).div_ceil(dilation);
         (first, end.min(self.kernel[axis] as usize))
     }
+
+    /// Taps of a place that lie before the end of the image and `after` elements behind it.
+    pub(crate) fn taps_before_end(&self, axis: usize, place: usize, after: u32) -> usize {
+        let [stride, dilation, before, length] =
+            [self.strides, self.dilations, self.before, self.image].map(|pair| pair[axis] as usize);
+        let end = (before + length + after as usize).saturating_sub(place * stride);
+        end.div_ceil(dilation).min(self.kernel[axis] as usize)
+    }
 }
 
 /// A dense layer at each place of a window.

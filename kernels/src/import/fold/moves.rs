@@ -5,7 +5,7 @@ use super::{FloatGraph, Operation, Step, Value, use_counts};
 
 /// One change, if there is one to make.
 pub(super) fn fold(graph: &mut FloatGraph) -> bool {
-    remove_unused(graph) || compose(graph) || sink(graph) || reorder_weights(graph)
+    remove_unused(graph) || compose(graph) || sink(graph) || scale_input(graph) || reorder_weights(graph)
 }
 
 /// Whether the indices are `start`, `start + 1`, and so on.
@@ -181,6 +181,41 @@ fn sink(graph: &mut FloatGraph) -> bool {
             place += 1;
             place > index || !unmoved.contains(&step.output)
         });
+        return true;
+    }
+    false
+}
+
+/// A choice of features that are scaled then: scaled first, in the model's input, each keeps a scale of its own.
+fn scale_input(graph: &mut FloatGraph) -> bool {
+    let counts = use_counts(graph);
+    let len = graph.len(0);
+    for index in 0..graph.steps.len() {
+        let Operation::Affine { scale, offset } = &graph.steps[index].operation else { continue };
+        let from = graph.steps[index].inputs[0];
+        let Some(mover) = producer(graph, from) else { continue };
+        let Operation::Move { indices, .. } = &graph.steps[mover].operation else { continue };
+        // Of a small part, scaling all would cost more than it keeps.
+        if graph.steps[mover].inputs != [0] || counts[from] != 1 || indices.len() * 4 < len {
+            continue;
+        }
+        let mut constants = vec![None; len];
+        let mut take = |(&at, pair): (&i32, (&f64, &f64))| {
+            let place = usize::try_from(at).ok().and_then(|at| constants.get_mut(at));
+            place.is_some_and(|place| place.replace((*pair.0, *pair.1)).is_none())
+        };
+        if !indices.iter().zip(scale.iter().zip(offset)).all(&mut take) {
+            continue;
+        }
+        let (scale, offset) = constants.into_iter().map(|pair| pair.unwrap_or((0.0, 0.0))).unzip();
+        graph.shapes[from] = graph.shapes[0].clone();
+        let output = graph.steps[index].output;
+        graph.steps.swap(mover, index);
+        let scaled = &mut graph.steps[mover];
+        (scaled.operation, scaled.inputs, scaled.output) =
+            (Operation::Affine { scale, offset }, vec![0], from);
+        let moved = &mut graph.steps[index];
+        (moved.inputs, moved.output) = (vec![from], output);
         return true;
     }
     false

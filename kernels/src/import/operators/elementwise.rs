@@ -27,20 +27,13 @@ impl Reader {
             }
             (Known::Value(value), Known::Constant(constant)) => (value, constant, false),
             (Known::Constant(constant), Known::Value(value)) => (value, constant, true),
-            (Known::Constant(a), Known::Constant(b)) => {
-                let folded = fold(&operator, &a, &b);
-                let Some(constant) =
-                    folded.filter(|folded| folded.values.iter().all(|value| value.is_finite()))
-                else {
-                    return refuse(
-                        node,
-                        "of two constants that do not fit each other, or without a finite result",
-                    );
-                };
-                self.define(node, 0, Known::Constant(constant));
-                return Ok(());
+            (Known::Constant(_), Known::Constant(_)) => {
+                return refuse(node, "of two constants that do not fit each other");
             }
         };
+        if constant.depends_on_batch() {
+            return refuse(node, "it computes with the number of rows, on which no row may depend");
+        }
         let Some(constants) = self.spread(value, &constant) else {
             let shape = &self.graph.shapes[value];
             return refuse(
@@ -72,7 +65,11 @@ impl Reader {
     }
 
     /// Two values with the dimensions of both.
-    fn broadcast(&mut self, node: &NodeProto, values: [Value; 2]) -> Result<[Value; 2], ImportError> {
+    pub(super) fn broadcast(
+        &mut self,
+        node: &NodeProto,
+        values: [Value; 2],
+    ) -> Result<[Value; 2], ImportError> {
         let dimensions = values.map(|value| self.dimensions(value));
         let rank = dimensions[0].len().max(dimensions[1].len());
         let at = |side: usize, index: usize| {
@@ -101,12 +98,12 @@ impl Reader {
         Ok(spread)
     }
 
-    fn last_value(&self) -> Value {
+    pub(in crate::import) fn last_value(&self) -> Value {
         self.graph.steps.last().expect("a step was just added").output
     }
 
     /// Of two values of one shape.
-    fn pairwise(
+    pub(super) fn pairwise(
         &mut self,
         node: &NodeProto,
         output: usize,
@@ -149,7 +146,7 @@ impl Reader {
         Ok(())
     }
 
-    pub(super) fn affine(
+    pub(in crate::import) fn affine(
         &mut self,
         node: &NodeProto,
         output: usize,
@@ -244,9 +241,11 @@ impl Reader {
         // Exporters write the largest float32 for no bound.
         let low = if low <= f64::from(f32::MIN) { f64::NEG_INFINITY } else { low };
         let high = if high >= f64::from(f32::MAX) { f64::INFINITY } else { high };
-        if low > high || low.is_nan() || high.is_nan() || low == f64::INFINITY || high == f64::NEG_INFINITY {
+        if low.is_nan() || high.is_nan() || low == f64::INFINITY || high == f64::NEG_INFINITY {
             return refuse(node, format!("bounds from {low} to {high} contain nothing"));
         }
+        // Where they are exchanged, all is the upper one.
+        let low = low.min(high);
         let function = match (low, high) {
             (0.0, f64::INFINITY) => Function::Relu,
             (low, high) => Function::Clip(low, high),
@@ -281,6 +280,36 @@ impl Reader {
         }
     }
 
+    /// Of any number of inputs.
+    pub(super) fn sum(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let mut sum = self.any_value(node, 0)?;
+        for index in 1..node.input.len() {
+            let other = self.any_value(node, index)?;
+            let [a, b] = self.broadcast(node, [sum, other])?;
+            self.pairwise(node, NO_OUTPUT, Pairwise::Add, [a, b])?;
+            sum = self.last_value();
+        }
+        self.define(node, 0, Known::Value(sum));
+        Ok(())
+    }
+
+    /// A square or a cube, as products: what exporters spell functions out with.
+    pub(super) fn power(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let value = self.any_value(node, 0)?;
+        let exponent = match self.constant(node, 1)?.values[..] {
+            [exponent] => exponent,
+            _ => return refuse(node, "its exponent must be one constant"),
+        };
+        if exponent == 2.0 {
+            return self.pairwise(node, 0, Pairwise::Multiply, [value, value]);
+        }
+        if exponent == 3.0 {
+            self.pairwise(node, NO_OUTPUT, Pairwise::Multiply, [value, value])?;
+            return self.pairwise(node, 0, Pairwise::Multiply, [self.last_value(), value]);
+        }
+        refuse(node, format!("to the power of {exponent}: 2 and 3 are supported"))
+    }
+
     pub(super) fn negated(&mut self, node: &NodeProto, output: usize) -> Result<Value, ImportError> {
         let value = self.any_value(node, 0)?;
         let len = self.graph.len(value);
@@ -295,28 +324,4 @@ impl Reader {
         let negative = self.function_of(node, NO_OUTPUT, Function::Relu, negated)?;
         self.pairwise(node, 0, Pairwise::Add, [positive, negative])
     }
-}
-
-/// Arithmetic of constants, by the rule of broadcasting.
-fn fold(operator: &str, a: &Constant, b: &Constant) -> Option<Constant> {
-    let rank = a.shape.len().max(b.shape.len());
-    let at = |shape: &[usize], index: usize| {
-        (index + shape.len()).checked_sub(rank).map_or(1, |index| shape[index])
-    };
-    let shape: Vec<usize> = (0..rank)
-        .map(|index| if at(&a.shape, index) == 1 { at(&b.shape, index) } else { at(&a.shape, index) })
-        .collect();
-    let dimensions = |shape: &[usize]| shape.iter().map(|&length| Some(length as u32)).collect::<Vec<_>>();
-    let spread = |constant: &Constant| {
-        let array = Array::whole(dimensions(&constant.shape))?.expanded(&dimensions(&shape))?;
-        Some(array.indices.into_iter().map(|at| constant.values[at as usize]).collect::<Vec<_>>())
-    };
-    let (a, b) = (spread(a)?, spread(b)?);
-    let apply = |(a, b): (f64, f64)| match operator {
-        "Add" => a + b,
-        "Sub" => a - b,
-        "Mul" => a * b,
-        _ => a / b,
-    };
-    Some(Constant { shape, values: a.into_iter().zip(b).map(apply).collect() })
 }

@@ -5,6 +5,7 @@ use crate::import::constant::Constant;
 use crate::import::float::{Function, Operation, Value};
 use crate::import::graph::{Known, Reader, refuse};
 use crate::import::onnx::NodeProto;
+use crate::spec::{layer_norm, softmax};
 
 /// Of an operator whose output is made by a later step.
 const NO_OUTPUT: usize = usize::MAX;
@@ -30,11 +31,14 @@ impl Reader {
         let classes = integers.max(strings);
         let rows = node.floats("intercepts").len().max(1);
         let transform = node.text("post_transform").unwrap_or("NONE".into()).into_owned();
-        if !["NONE", "LOGISTIC"].contains(&&transform[..]) {
+        if !["NONE", "LOGISTIC", "SOFTMAX"].contains(&&transform[..]) {
             return refuse(
                 node,
-                format!("post_transform {transform} is not supported: NONE and LOGISTIC are"),
+                format!("post_transform {transform} is not supported: NONE, LOGISTIC and SOFTMAX are"),
             );
+        }
+        if transform == "SOFTMAX" && rows == 1 {
+            return refuse(node, "SOFTMAX of one score is not supported: export scores of both classes");
         }
         let (value, mut weights, mut bias) = self.scores(node, rows)?;
         if rows == 1 && classes == 2 {
@@ -46,12 +50,28 @@ impl Reader {
             weights.shape[0] = 2;
             bias = vec![offset - bias[0], bias[0]];
         }
-        let logistic = transform == "LOGISTIC";
-        let scores = self.dense(node, if logistic { NO_OUTPUT } else { 1 }, value, weights, bias)?;
-        if logistic {
-            self.function_of(node, 1, Function::Sigmoid, scores)?;
+        let output = if transform == "NONE" { 1 } else { NO_OUTPUT };
+        let scores = self.dense(node, output, value, weights, bias)?;
+        match &transform[..] {
+            "LOGISTIC" => self.function_of(node, 1, Function::Sigmoid, scores).map(drop),
+            "SOFTMAX" => self.shares(node, 1, scores),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The node's output: softmax over all elements of a row.
+    pub(in crate::import) fn shares(
+        &mut self,
+        node: &NodeProto,
+        output: usize,
+        scores: Value,
+    ) -> Result<(), ImportError> {
+        let shape = self.graph.shapes[scores].clone();
+        let group = self.graph.len(scores);
+        if group > softmax::MAX_GROUP {
+            return refuse(node, format!("SOFTMAX over {group} scores; {} is the limit", softmax::MAX_GROUP));
+        }
+        self.step(node, output, Operation::Softmax { group, scale: 1.0 }, vec![scores], shape)
     }
 
     /// The input, coefficients `[rows, features]` and intercepts of a linear model.
@@ -67,11 +87,12 @@ impl Reader {
             let what = format!("{} coefficients are not {rows} rows of {features}", coefficients.len());
             return refuse(node, what);
         }
-        Ok((value, Constant { shape: vec![rows, features], values: coefficients }, intercepts))
+        Ok((value, Constant::floats(vec![rows, features], coefficients), intercepts))
     }
 
-    /// Taken where it changes nothing: the sum of the magnitudes of two probabilities that complement each other is one.
-    /// Anything else is a division by a computed value.
+    /// L1 is taken where it changes nothing: the magnitudes of probabilities that complement each other, or come from a
+    /// softmax, add up to one. L2 is layer normalisation of a row beside its negative, whose mean is zero. Anything else
+    /// is a division by a computed value.
     pub(super) fn normalizer(&mut self, node: &NodeProto) -> Result<(), ImportError> {
         let value = self.value(node, 0)?;
         let norm = node.text("norm").unwrap_or("MAX".into()).into_owned();
@@ -79,18 +100,43 @@ impl Reader {
             self.define(node, 0, Known::Value(value));
             return Ok(());
         }
+        let len = self.graph.len(value);
+        if norm == "L2" && 2 * len <= layer_norm::MAX_GROUP {
+            return self.unit_length(node, value);
+        }
         refuse(
             node,
             format!(
-                "norm {norm} divides by a computed value, which fixed point does not do exactly; only L1 of two probabilities that sum to one is supported"
+                "norm {norm} of {len} elements divides by a computed value, for which fixed point has no rule; supported are L1 of probabilities that sum to one, and L2 of up to {} elements",
+                layer_norm::MAX_GROUP / 2
             ),
         )
     }
 
-    /// Whether a value is the sigmoids of `-s` and `s`.
+    fn unit_length(&mut self, node: &NodeProto, value: Value) -> Result<(), ImportError> {
+        let (shape, len) = (self.graph.shapes[value].clone(), self.graph.len(value));
+        let negative = self.affine(node, NO_OUTPUT, value, vec![-1.0; len], vec![0.0; len])?;
+        let both = 0..2 * len as i32;
+        let beside = Operation::Move { indices: both.collect(), fill: 0.0 };
+        let beside = self.inner(node, beside, vec![value, negative], vec![2, len as u32])?;
+        let norm = Operation::LayerNorm {
+            // A row of zeros stays one.
+            epsilon: f64::MIN_POSITIVE,
+            scale: vec![1.0 / (len as f64).sqrt(); 2 * len],
+            offset: vec![0.0; 2 * len],
+        };
+        let normalized = self.inner(node, norm, vec![beside], vec![2, len as u32])?;
+        let first = Operation::Move { indices: (0..len as i32).collect(), fill: 0.0 };
+        self.step(node, 0, first, vec![normalized], shape)
+    }
+
+    /// Whether a value is the sigmoids of `-s` and `s`, or the shares of a softmax over the whole row.
     fn is_complement(&self, value: Value) -> bool {
         let step = |value: Value| self.graph.steps.iter().find(|step| step.output == value);
         let Some(sigmoid) = step(value) else { return false };
+        if matches!(sigmoid.operation, Operation::Softmax { group, .. } if group == self.graph.len(value)) {
+            return true;
+        }
         if sigmoid.operation != Operation::Function(Function::Sigmoid) {
             return false;
         }

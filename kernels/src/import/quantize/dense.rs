@@ -39,7 +39,9 @@ pub(super) fn quantize(
             let channel = Channel::new(&weights, bias, input, exponent);
             let shift = input.exponent + exponent - argument;
             let half = if shift > 0 { power_of_two(shift - 1) } else { 0.0 };
-            if -channel.least <= limit && channel.largest + half <= limit {
+            // At the coarsest scale there is, a weight may still exceed 16 bits.
+            let fits = largest * power_of_two(exponent) < 32_768.0;
+            if fits && -channel.least <= limit && channel.largest + half <= limit {
                 break channel;
             }
             exponent -= 1;

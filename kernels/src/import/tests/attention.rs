@@ -71,16 +71,6 @@ fn matrices_that_do_not_fit_each_other_are_refused_with_their_shapes() {
     assert!(message.contains("[2, 6, 4]") && message.contains("do not fit"), "{message}");
 }
 
-#[test]
-fn a_softmax_over_another_dimension_than_the_last_is_refused() {
-    let mut wrong = attention();
-    let nodes = &mut wrong.graph.as_mut().unwrap().node;
-    let softmax = nodes.iter_mut().find(|node| node.output == ["shares"]).unwrap();
-    softmax.attribute = vec![attribute("axis", |a| a.i = Some(1))];
-    let message = refusal(&wrong, &spread(4, 48));
-    assert!(message.contains("axis 1 is not the last of 4 dimensions"), "{message}");
-}
-
 /// Means, differences and a root, with or without a scale and an offset after them.
 fn spelled_out(affine: bool) -> ModelProto {
     let mean = |input: &str, output: &str| {

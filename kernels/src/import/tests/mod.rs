@@ -1,6 +1,7 @@
 //! Import of models built here, message by message.
 
 mod attention;
+mod forms;
 mod images;
 mod recurrent;
 mod trees;
@@ -235,6 +236,19 @@ fn hostile_graphs_are_refused_by_their_reason() {
         &calibration,
     );
     assert!(huge.contains("must be fixed and at most"), "{huge}");
+    let mut overflowing = tensor("w", &[2, 1], &[1.0; 2]);
+    overflowing.dims = vec![1 << 33, 1 << 33];
+    let message = refusal(&model(missing.clone(), vec![overflowing], &[2], &["y"]), &calibration);
+    assert!(message.contains("constant 'w'") && message.contains("negative or too large"), "{message}");
+    // No scale brings such a sum into 64 bits.
+    let mut unbounded = node("Gemm", &["x", "w"], &["y"]);
+    unbounded.attribute = vec![attribute("alpha", |a| a.f = Some(1e38))];
+    let constants = vec![tensor("w", &[2, 1], &[1e38; 2])];
+    let message = refusal(&model(vec![unbounded], constants, &[2], &["y"]), &calibration);
+    assert!(
+        message.contains("layer 'Gemm node'") && message.contains("too large for any scale"),
+        "{message}"
+    );
     let good = vec![tensor("w", &[2, 1], &[1.0; 2])];
     let wide = refusal(&model(missing.clone(), good.clone(), &[2], &["y"]), &spread(3, 5));
     assert!(wide.contains("[rows, 2] is needed"), "{wide}");

@@ -85,6 +85,67 @@ fn initial_states_and_all_steps_are_served() {
     }
 }
 
+/// As PyTorch exports a layer with states of zeros, for any number of rows; and the lengths of all windows given.
+#[test]
+fn initial_states_may_be_computed_from_the_number_of_rows() {
+    let rows = spread(60, 15);
+    for operator in ["LSTM", "GRU"] {
+        let state = || vec![node("Squeeze", &["state", "zero"], &["y"])];
+        let plain = compiled(&recurrent(operator, &["", "state"], state(), false), &rows).unwrap();
+        let mut onnx = recurrent(operator, &["", "state"], state(), true);
+        let graph = onnx.graph.as_mut().unwrap();
+        let mut gather = node("Gather", &["shape", "zero"], &["count"]);
+        gather.attribute = vec![attribute("axis", |a| a.i = Some(0))];
+        let mut concat = node("Concat", &["one", "count", "four"], &["sizes"]);
+        concat.attribute = vec![attribute("axis", |a| a.i = Some(0))];
+        let computed = [
+            node("Shape", &["x"], &["shape"]),
+            gather,
+            concat,
+            node("ConstantOfShape", &["sizes"], &["h0"]),
+            node("Expand", &["nothing", "sizes"], &["c0"]),
+            node("Expand", &["five", "count"], &["lengths"]),
+        ];
+        graph.node.splice(0..0, computed);
+        graph.initializer.retain(|tensor| !["h0", "c0"].contains(&tensor.name.as_deref().unwrap()));
+        graph.initializer.extend([list("four", &[4]), tensor("nothing", &[1, 1, 1], &[0.0])]);
+        graph.initializer.push(integers("five", &[1], &[5]));
+        let layer = graph.node.iter_mut().find(|node| node.op_type.as_deref() == Some(operator)).unwrap();
+        layer.input[4] = "lengths".into();
+        let computed = compiled(&onnx, &rows).unwrap();
+        assert_eq!(run(&computed.file, rows.row(3)), run(&plain.file, rows.row(3)));
+    }
+}
+
+#[test]
+fn states_that_callers_would_send_are_refused_with_what_to_do() {
+    let state = vec![node("Squeeze", &["state", "zero"], &["y"])];
+    let mut onnx = recurrent("LSTM", &["", "state"], state, true);
+    let graph = onnx.graph.as_mut().unwrap();
+    graph.initializer.retain(|tensor| tensor.name.as_deref() != Some("h0"));
+    graph.input.push(value("h0", data_type::FLOAT, &[1, 4]));
+    let message = refusal(&onnx, &spread(4, 15));
+    assert!(message.contains("'h0' is an initial state") && message.contains("stream"), "{message}");
+}
+
+/// Layout 1 has the batch first.
+#[test]
+fn both_layouts_give_the_same_answers() {
+    let rows = spread(60, 15);
+    for operator in ["LSTM", "GRU"] {
+        let state = || vec![node("Squeeze", &["state", "zero"], &["y"])];
+        let plain = compiled(&recurrent(operator, &["", "state"], state(), true), &rows).unwrap();
+        let last = vec![node("Squeeze", &["state", "one"], &["y"])];
+        let mut onnx = recurrent(operator, &["", "state"], last, true);
+        let nodes = &mut onnx.graph.as_mut().unwrap().node;
+        nodes.remove(0);
+        nodes[0].input[0] = "x".into();
+        nodes[0].attribute.push(attribute("layout", |a| a.i = Some(1)));
+        let compiled = compiled(&onnx, &rows).unwrap();
+        assert_eq!(run(&compiled.file, rows.row(3)), run(&plain.file, rows.row(3)));
+    }
+}
+
 #[test]
 fn recurrent_layers_are_refused_by_what_they_ask_for() {
     let rows = spread(10, 15);
@@ -97,7 +158,6 @@ fn recurrent_layers_are_refused_by_what_they_ask_for() {
     let backward = refused(|node| node.attribute.push(text("direction", "reverse")));
     assert!(backward.contains("must be forward"), "{backward}");
     assert!(refused(|node| node.attribute.truncate(1)).contains("linear_before_reset"));
-    assert!(refused(|node| node.attribute.push(attribute("layout", |a| a.i = Some(1)))).contains("layout"));
     assert!(refused(|node| node.input[1] = "r".into()).contains("do not fit 3 features"));
     assert!(refused(|node| node.input[0] = "x".into()).contains("must have the dimensions steps"));
     assert!(

@@ -118,8 +118,84 @@ fn a_classifier_serves_its_scores_and_drops_its_label() {
         (logistic[1] - 1.0 / (1.0 + 2f32.exp())).abs() < 1e-6
             && (logistic[0] + logistic[1] - 1.0).abs() < 1e-6
     );
-    let message = refusal(&classifier(&[1.0, 2.0], "SOFTMAX"), &spread(8, 1));
-    assert!(message.contains("SOFTMAX") && message.contains("LOGISTIC"), "{message}");
+    let message = refusal(&classifier(&[1.0, 2.0], "PROBIT"), &spread(8, 1));
+    assert!(message.contains("PROBIT") && message.contains("LOGISTIC"), "{message}");
+}
+
+#[test]
+fn a_classifier_of_several_classes_gives_their_shares() {
+    let mut trees = node("ai.onnx.ml.TreeEnsembleClassifier", &["x"], &["label", "scores"]);
+    trees.attribute = chain(&["BRANCH_LEQ", "BRANCH_LEQ"], 0.0);
+    trees.attribute.extend(votes("class", &[2, 3, 4], &[0, 1, 2], &[1.5, -0.25, 2.0]));
+    trees.attribute.push(ints("classlabels_int64s", &[0, 1, 2]));
+    trees.attribute.push(floats("base_values", &[0.5, 0.0, -0.5]));
+    trees.attribute.push(text("post_transform", "SOFTMAX"));
+    let mut model = model(vec![trees], vec![], &[2], &["scores"]);
+    model.graph.as_mut().unwrap().output[0] = value("scores", data_type::FLOAT, &[3]);
+    let compiled = compiled(&model, &spread(40, 2)).unwrap();
+    let operators: Vec<&str> = compiled.report.layers.iter().map(|layer| layer.layer.operator).collect();
+    assert_eq!(operators, ["trees", "map", "softmax"]);
+    for (row, sums) in
+        [([-1.0, 0.0], [2.0f32, 0.0, -0.5]), ([1.0, 0.0], [0.5, -0.25, -0.5]), ([1.0, 1.0], [0.5, 0.0, 1.5])]
+    {
+        let total: f32 = sums.iter().map(|sum| sum.exp()).sum();
+        for (found, sum) in run(&compiled.file, &row).into_iter().zip(sums) {
+            assert!((found - sum.exp() / total).abs() < 1e-4, "{row:?}: {found}");
+        }
+    }
+}
+
+/// Behind a choice of features and a scaler, the trees decide as if they read what the scaler makes, and the compiled
+/// model is trees alone.
+#[test]
+fn trees_behind_a_scaler_read_the_input_itself() {
+    let mut chosen = node("ai.onnx.ml.ArrayFeatureExtractor", &["x", "which"], &["some"]);
+    chosen.attribute = Vec::new();
+    let mut scaler = node("ai.onnx.ml.Scaler", &["some"], &["scaled"]);
+    scaler.attribute = vec![floats("offset", &[3.0, -1.0]), floats("scale", &[0.1, -2.5])];
+    for mode in &MODES[..4] {
+        let mut trees = node("ai.onnx.ml.TreeEnsembleRegressor", &["scaled"], &["y"]);
+        trees.attribute = chain(&[mode, mode], 0.25);
+        trees.attribute.extend(votes("target", &[2, 3, 4], &[0, 0, 0], &[1.0, 2.0, 4.0]));
+        let nodes = vec![chosen.clone(), scaler.clone(), trees];
+        let onnx = model(nodes, vec![list("which", &[2, 0])], &[3], &["y"]);
+        let compiled = compiled(&onnx, &spread(40, 3)).unwrap();
+        assert_eq!(compiled.report.layers.len(), 1);
+        let holds = |x: f32| match *mode {
+            "BRANCH_LEQ" => x <= 0.25,
+            "BRANCH_LT" => x < 0.25,
+            "BRANCH_GTE" => x >= 0.25,
+            _ => x > 0.25,
+        };
+        // Around the thresholds on the input, which are 5.5 and -1.1.
+        let near = |at: f32| (-3i32..4).map(move |by| f32::from_bits((at.to_bits() as i32 + by) as u32));
+        for a in near(5.5).chain([-9.0, 90.0]) {
+            for b in near(-1.1).chain([-9.0, 90.0]) {
+                let expected = if holds((a - 3.0) * 0.1) {
+                    1.0
+                } else if holds((b + 1.0) * -2.5) {
+                    2.0
+                } else {
+                    4.0
+                };
+                assert_eq!(run(&compiled.file, &[b, 7.0, a]), [expected], "{mode} {a} {b}");
+            }
+        }
+    }
+    let mut equal = node("ai.onnx.ml.TreeEnsembleRegressor", &["scaled"], &["y"]);
+    equal.attribute = chain(&["BRANCH_EQ"], 0.0);
+    equal.attribute.extend(votes("target", &[1, 2], &[0, 0], &[1.0, 2.0]));
+    let onnx = model(vec![chosen, scaler, equal], vec![list("which", &[2, 0])], &[3], &["y"]);
+    assert!(refusal(&onnx, &spread(40, 3)).contains("BRANCH_EQ of a feature"));
+}
+
+#[test]
+fn trees_behind_anything_else_are_refused() {
+    let mut trees = node("ai.onnx.ml.TreeEnsembleRegressor", &["h"], &["y"]);
+    trees.attribute = chain(&["BRANCH_LEQ"], 0.0);
+    trees.attribute.extend(votes("target", &[1, 2], &[0, 0], &[1.0, 2.0]));
+    let onnx = model(vec![node("Tanh", &["x"], &["h"]), trees], vec![], &[1], &["y"]);
+    assert!(refusal(&onnx, &spread(4, 1)).contains("must read the model's input itself"));
 }
 
 #[test]

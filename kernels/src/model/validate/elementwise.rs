@@ -1,7 +1,7 @@
 //! The proofs of operators that work element by element on whole tensors.
 
 use super::{LoadError, Proof, SUM_LIMIT, check_activation, check_shift, is_narrow};
-use crate::model::graph::{Activation, Node, Tensor};
+use crate::model::graph::{Activation, Element, Node, Tensor};
 use crate::spec::rounding::MAX_LEFT_SHIFT;
 
 /// What all of them ask for: tensors of the output's length, `i16` or `i32`, of one exponent each.
@@ -22,7 +22,11 @@ pub(super) fn map(
     input: &Tensor,
     output: &Tensor,
 ) -> Result<Proof, LoadError> {
-    check_operands(node, &[input], output)?;
+    // What trees make is brought to a scale of fewer bits.
+    let narrows = input.element == Element::I64 && input.len() == output.len() && is_narrow(output);
+    if !narrows {
+        check_operands(node, &[input], output)?;
+    }
     check_activation(node, activation, output)?;
     check_shift(node, input.exponent - activation.argument(output).0)?;
     Ok(Proof { accumulator_bits: 64, depth: 0 })
