@@ -18,10 +18,18 @@ struct Node {
 
 impl Node {
     fn up() -> Self {
+        Self::with("")
+    }
+
+    fn with(settings: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
+        let config = directory.path().join("node.toml");
+        std::fs::write(&config, settings).expect("a place for settings");
         let mut process = Command::new(env!("CARGO_BIN_EXE_haca"))
             .args(["up", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
             .arg(directory.path().join("data"))
+            .arg("--config")
+            .arg(config)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -112,6 +120,78 @@ fn a_pushed_model_answers_as_it_does_offline_and_its_receipts_hold() {
     haca!("model", "run", model, "--input", rows, "-o", offline).done();
     assert_eq!(std::fs::read(&answers).expect("answers"), std::fs::read(&offline).expect("answers"));
     node.verify_strictly(&receipts, &model, &rows, &answers);
+}
+
+/// Name, name of its rows, and the largest error against ONNX Runtime as a share of the output's range.
+const FAMILIES: [(&str, &str, f32); 13] = [
+    ("mlp", "mlp", 1e-3),
+    ("lstm", "recurrent", 1e-3),
+    ("gru", "recurrent", 1e-3),
+    ("orderbook", "orderbook", 1e-3),
+    ("transformer", "transformer", 1e-3),
+    ("gbt", "gbt", 1e-6),
+    ("lightgbm_regressor", "diabetes", 1e-6),
+    ("lightgbm_classifier", "cancer", 1e-6),
+    ("xgboost_regressor", "diabetes", 1e-6),
+    ("xgboost_classifier", "cancer", 1e-6),
+    ("pipeline_linear", "diabetes", 1e-3),
+    ("pipeline_logistic", "cancer", 1e-3),
+    ("pipeline_mlp", "cancer", 1e-3),
+];
+
+/// Rows of each that are asked.
+const ASKED: usize = 12;
+
+/// Every family that is imported goes all the way: compiled, shown, run offline, pushed, asked through the server, and
+/// its receipts verified with every check.
+#[test]
+fn every_family_of_models_is_compiled_served_and_verified() {
+    // Without proofs: a node that makes them looks at the circuits of each model that is pushed.
+    let node = Node::with("[zk]\nenabled = false\n");
+    let connect = node.connect();
+    for (name, rows, limit) in FAMILIES {
+        let model = node.path(&format!("{name}.haca"));
+        let (onnx, calibration) =
+            (shipped(&format!("{name}.onnx")), shipped(&format!("{rows}_calibration.npy")));
+        haca!("model", "compile", onnx, "--calibrate", calibration, "-o", model).done();
+        let shown = haca!("model", "inspect", model, "--json").json();
+        assert!(!shown["layers"].as_array().expect("layers").is_empty(), "{name}");
+
+        let first = |file: &str| {
+            let mut array = haca_kernels::npy::read(shipped(file)).expect("a shipped array");
+            array.data.truncate(ASKED * array.row_len());
+            array.shape[0] = ASKED;
+            array
+        };
+        let (input, reference) =
+            (first(&format!("{rows}_input.npy")), first(&format!("{name}_reference.npy")));
+        let asked = node.path(&format!("{name}_x.npy"));
+        haca_kernels::npy::write(&asked, &input).expect("a place for rows");
+        let offline = node.path(&format!("{name}_offline.npy"));
+        haca!("model", "run", model, "--input", asked, "-o", offline).done();
+        let answers = haca_kernels::npy::read(&offline).expect("answers");
+        assert_eq!(answers.data.len(), reference.data.len(), "{name}");
+        let least = reference.data.iter().copied().fold(f32::INFINITY, f32::min);
+        let range = reference.data.iter().copied().fold(f32::NEG_INFINITY, f32::max) - least;
+        for (answer, exact) in answers.data.iter().zip(&reference.data) {
+            assert!((answer - exact).abs() <= limit * range, "{name}: {answer} is not {exact}");
+        }
+
+        node.push(&model, name);
+        let (served, receipts) =
+            (node.path(&format!("{name}_y.npy")), node.path(&format!("{name}_receipts")));
+        let mut args: Vec<OsString> =
+            ["infer", "--model", name, "--mode", "tee", "--wait", "durable"].map(OsString::from).into();
+        for (flag, path) in
+            [("--connect", &connect), ("--input", &asked), ("-o", &served), ("--receipts", &receipts)]
+        {
+            args.extend([flag.into(), path.into()]);
+        }
+        tool::haca(args).done();
+        let bytes = |path: &Path| std::fs::read(path).expect("answers");
+        assert_eq!(bytes(&served), bytes(&offline), "{name}");
+        node.verify_strictly(&receipts, &model, &asked, &served);
+    }
 }
 
 /// Each window of the shipped rows, step by step, gives at its last step what the whole window gives, and the receipts of
