@@ -116,6 +116,59 @@ def classical():
     write("tree-classifier", [classifier], [12], domain=True)
 
 
+def forms():
+    """Operators in their rarer forms, and arithmetic on constants and on the number of rows."""
+    write("concat-constant", [node("Concat", "x c", axis=1)], [12], {"c": weights(1, 3)})
+    for mode in ("edge", "reflect", "wrap"):
+        write(f"pad-{mode}", [node("Pad", "x p", mode=mode)], [3, 4], {"p": ints(0, 1, 2, 0, 0, 3)})
+    write("pad-cut", [node("Pad", "x p c")], [3, 4], {"p": ints(0, -1, 0, 0, 0, 2), "c": np.float32(0.5)})
+    write("softmax-columns", [node("Softmax", "x", axis=1)], [3, 4])
+    write("argmax-last", [node("ArgMax", "x", axis=1, select_last_index=1)], [3, 4])
+    write("averagepool-ceil", [node("AveragePool", "x", kernel_shape=[3], strides=[2], pads=[1, 1], ceil_mode=1, count_include_pad=1)], [1, 12])
+    write("flatten-merged", [node("Flatten", "x", ["f"], axis=2), node("Reshape", "f s")], [3, 4], {"s": ints(-1, 12)})
+    write("power", [node("Pow", "x e")], [12], {"e": np.float32(3)})
+    write("sum", [node("Relu", "x", "r"), node("Sum", "x r x")], [12])
+    write("gemm-value", [node("Relu", "x", "r"), node("Gemm", "x w r", beta=0.5)], [12], {"w": weights(12, 12)})
+    write("matmul-vector", [node("MatMul", "x w")], [3, 4], {"w": weights(4)})
+    write("matmul-left", [node("MatMul", "w x")], [3, 4], {"w": weights(2, 3)})
+    write("matmul-each", [node("MatMul", "x w")], [3, 2, 2], {"w": weights(3, 2, 5)})
+    write("half", [node("Gemm", "x w")], [12], {"w": weights(12, 3).astype(np.float16)})
+    write("identity", [node("Identity", "x")], [12])
+    rows = [node("Shape", "x", "s"), node("Gather", "s zero", "n", axis=0), node("Mul", "n three", "m")]
+    rows += [node("Concat", "m four", "t", axis=0), node("Reshape", "x t", "r"), node("Concat", "n twelve", "u", axis=0)]
+    sizes = {"zero": ints(0), "three": ints(3), "four": ints(4), "twelve": ints(12)}
+    write("rows", [*rows, node("Reshape", "r u")], [12], sizes)
+    expand = [node("Shape", "x", "s"), node("ConstantOfShape", "two", "z"), node("Equal", "s z", "e")]
+    expand += [node("Where", "e z s", "w"), node("Expand", "c w", "k"), node("Add", "x k")]
+    write("expand-rows", expand, [12], {"two": ints(2), "c": weights(1, 12)})
+    folded = [node("Range", "a b c", "r"), node("Tile", "r t", "v"), node("Sqrt", "v", "q"), node("Add", "x q")]
+    write("folded", folded, [12], {"a": np.float32(0), "b": np.float32(4), "c": np.float32(1), "t": ints(3)})
+    held = {"w": weights(1, 12, 4), "r": weights(1, 12, 3), "b": weights(1, 24), "l": ints(3), "one": ints(1)}
+    write("lstm-layout", [node("LSTM", "x w r b l", ["all", "last"], hidden_size=3, layout=1), node("Squeeze", "last one")], [3, 4], held)
+    trees = dict(
+        nodes_treeids=[0] * 5,
+        nodes_nodeids=[0, 1, 2, 3, 4],
+        nodes_featureids=[1, 0, 0, 0, 0],
+        nodes_values=[0.5, -0.25, 0.0, 0.0, 0.0],
+        nodes_modes=["BRANCH_LEQ", "BRANCH_GT", "LEAF", "LEAF", "LEAF"],
+        nodes_truenodeids=[1, 2, 0, 0, 0],
+        nodes_falsenodeids=[4, 3, 0, 0, 0],
+        class_treeids=[0] * 3,
+        class_nodeids=[2, 3, 4],
+        class_ids=[0, 1, 2],
+        class_weights=[0.5, -1.0, 2.0],
+        classlabels_int64s=[0, 1, 2],
+        post_transform="SOFTMAX",
+    )
+    behind = [
+        node("ArrayFeatureExtractor", "x i", ["f"], domain="ai.onnx.ml"),
+        node("Scaler", "f", ["g"], domain="ai.onnx.ml", offset=[1.0, -1.0], scale=[0.5, -2.0]),
+        node("TreeEnsembleClassifier", "g", ["label", "p"], domain="ai.onnx.ml", **trees),
+        node("Normalizer", "p", domain="ai.onnx.ml", norm="L1"),
+    ]
+    write("trees-behind-scaler", behind, [12], {"i": ints(7, 2)}, domain=True)
+
+
 def hostile():
     held = {"w": weights(12, 3)}
     gemm = lambda source="x", to=("y",): node("Gemm", f"{source} w", to)
@@ -162,5 +215,6 @@ if __name__ == "__main__":
     operators()
     classical()
     hostile()
+    forms()
     sizes = [file.stat().st_size for file in OUT.iterdir()]
     print(f"{len(sizes)} seeds, {sum(sizes)} bytes; onnx {onnx.__version__}")
