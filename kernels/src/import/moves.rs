@@ -150,7 +150,9 @@ impl Reader {
         let target = match node.op_type.as_deref() {
             Some("Flatten") => {
                 // Two dimensions: those before the axis, and those from it on.
-                let Some(axis) = resolve(node.int("axis", 1), from.len() + 1) else {
+                let axis = node.int("axis", 1);
+                // From either end, and the end itself.
+                let Some(axis) = resolve(axis, from.len() + usize::from(axis >= 0)) else {
                     return refuse(node, "its axis is beyond the dimensions");
                 };
                 let first = from[..axis].iter().flatten().map(|&length| i64::from(length)).product::<i64>();
