@@ -33,6 +33,9 @@ pub(super) enum Padding {
 impl Padding {
     /// Which of `length` elements stands at `place`, counted from the first of them.
     fn source(self, place: i64, length: i64) -> Option<usize> {
+        if length == 0 {
+            return None;
+        }
         let inside = match self {
             Padding::Constant => place,
             Padding::Edge => place.clamp(0, length - 1),
@@ -359,5 +362,12 @@ mod tests {
         assert!(array.expanded(&row(&[2, 4])).is_none());
         let joined = Array::joined(&[(column, 2), (array, 6)], 2).unwrap();
         assert_eq!(joined.indices, [0, 2, 3, 4, 1, 5, 6, 7]);
+    }
+
+    #[test]
+    fn beside_nothing_there_is_nothing_to_repeat() {
+        for padding in [Padding::Constant, Padding::Edge, Padding::Reflect, Padding::Wrap] {
+            assert!((-2..3).all(|place| padding.source(place, 0).is_none()));
+        }
     }
 }

@@ -9,8 +9,14 @@ use crate::spec::rounding::power_of_two;
 const MAX_ELEMENTS: usize = 1 << 28;
 
 /// The number of rows of the batch, in a shape that is computed: a prime, and no float32 is a multiple of it. So products
-/// with it and quotients of those keep it, and whatever else is computed of it is too large for a dimension.
+/// with it (by whole numbers up to 8,191, where floats of 64 bits end to be exact, times powers of two) and quotients of those
+/// keep it; nothing else is computed from it.
 pub(crate) const BATCH: i64 = 1_099_511_627_791;
+
+/// Whether a number was computed from the number of rows.
+pub(crate) fn of_batch(value: f64) -> bool {
+    value != 0.0 && value % BATCH as f64 == 0.0
+}
 
 /// A constant tensor; integers are held as floats, which is exact for every shape and axis.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,7 +97,12 @@ impl Constant {
 
     /// Whether an element was computed from the number of rows, which no row's result may depend on.
     pub(crate) fn depends_on_batch(&self) -> bool {
-        self.values.iter().any(|value| *value != 0.0 && value % BATCH as f64 == 0.0)
+        self.values.iter().any(|&value| of_batch(value))
+    }
+
+    /// Whether each element but zeros was.
+    pub(crate) fn is_multiple_of_batch(&self) -> bool {
+        self.values.iter().all(|&value| value == 0.0 || of_batch(value))
     }
 
     /// The matrix with rows and columns exchanged.

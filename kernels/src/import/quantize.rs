@@ -273,10 +273,15 @@ impl Builder<'_> {
         if self.graph.tensors[tensor].element != Element::I64 {
             return tensor;
         }
-        let takes_wide = matches!(
-            step.operation,
-            Operation::Softmax { .. } | Operation::Affine { .. } | Operation::Pairwise(_)
-        );
+        let takes_wide = match step.operation {
+            Operation::Softmax { .. }
+            | Operation::Affine { .. }
+            | Operation::Pairwise(_)
+            | Operation::ArgMax { .. } => true,
+            // What is read on may want 16 bits.
+            Operation::Move { .. } => self.scales.served[step.output],
+            _ => false,
+        };
         let bound = self.ranges.bound(value) * self.options.headroom;
         let (element, bits) = if takes_wide {
             (Element::I32, WIDE_OUTPUT_BITS)

@@ -2,7 +2,7 @@
 
 use crate::import::ImportError;
 use crate::import::array::{Array, Dimension};
-use crate::import::constant::{BATCH, Constant};
+use crate::import::constant::{BATCH, Constant, of_batch};
 use crate::import::graph::{Known, Reader, refuse};
 use crate::import::moves::fits_constants;
 use crate::import::onnx::{NodeProto, data_type};
@@ -36,7 +36,37 @@ pub(crate) const FOLDED: &[&str] = &[
 /// More elements than this are not computed: a Range or Tile may ask for any number.
 const MAX_ELEMENTS: f64 = (1 << 23) as f64;
 
+/// What may be made of the number of rows: it is moved, multiplied and divided, and shapes are taken from it.
+fn takes_rows(operator: &str, index: usize) -> bool {
+    match operator {
+        "Cast" | "Concat" | "ConstantOfShape" | "Div" | "Equal" | "Expand" | "Flatten" | "Identity"
+        | "Mul" | "ReduceProd" | "Reshape" | "Shape" | "Size" | "Squeeze" | "Tile" | "Transpose"
+        | "Unsqueeze" | "Where" => true,
+        // Of what they move, not of the places.
+        "Gather" | "Slice" | "Split" => index == 0,
+        _ => false,
+    }
+}
+
 impl Reader {
+    /// Refuses a node that would compute with the number of rows, on which no row may depend.
+    pub(super) fn keep_rows_apart(&self, node: &NodeProto) -> Result<(), ImportError> {
+        let operator = node.operator();
+        for index in 0..node.input.len() {
+            // An input that is not known is named by who reads it.
+            let Ok(Some(Known::Constant(constant))) = self.optional(node, index) else { continue };
+            if constant.depends_on_batch() && !takes_rows(&operator, index) {
+                return refuse(
+                    node,
+                    format!(
+                        "its input {index} is computed from the number of rows, on which no row may depend"
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Computes a node whose inputs are all constants, if it is one of [`FOLDED`] or one of the functions and sums that
     /// computed values have too.
     pub(super) fn fold_constants(&mut self, node: &NodeProto) -> Result<bool, ImportError> {
@@ -49,12 +79,20 @@ impl Reader {
             }
         }
         let operator = node.operator();
+        let rows_lost = || refuse(node, "what it makes of the number of rows is no multiple of it");
         let folded = match (&operator[..], &inputs[..]) {
+            ("Mul" | "Div" | "Equal", &[a, b]) if !keeps_rows(&operator, a, b) => return rows_lost(),
+            ("Mod", &[a, b]) if node.int("fmod", 0) != 0 => pairwise("fmod", a, b),
             ("Where", &[condition, a, b]) => choose(condition, a, b),
             ("Range", &[start, limit, step]) => range(start, limit, step),
             ("Tile", &[constant, repeats]) => tile(constant, repeats),
             ("Size", &[constant]) => Some(Constant::integers(vec![], vec![constant.values.len() as f64])),
-            ("ReduceProd", &[constant]) => product(node, constant),
+            ("ReduceProd", &[constant]) => match product(node, constant) {
+                Some(product) if constant.depends_on_batch() && !product.is_multiple_of_batch() => {
+                    return rows_lost();
+                }
+                product => product,
+            },
             (_, &[constant]) => unary(&operator).map(|function| {
                 let values = constant.values.iter().map(|&value| function(value)).collect();
                 Constant { values, ..constant.clone() }
@@ -120,6 +158,8 @@ fn pairwise(operator: &str, a: &Constant, b: &Constant) -> Option<Constant> {
         "Div" if is_integer => &|a: f64, b: f64| (a / b).trunc(),
         "Div" => &|a, b| a / b,
         "Mod" => &|a: f64, b: f64| a - b * (a / b).floor(),
+        // Of the sign of what is divided.
+        "fmod" => &|a, b| a % b,
         "Pow" => &f64::powf,
         "Min" => &f64::min,
         "Max" => &f64::max,
@@ -132,11 +172,30 @@ fn pairwise(operator: &str, a: &Constant, b: &Constant) -> Option<Constant> {
         "Or" => &|a, b| truth(a != 0.0 || b != 0.0),
         _ => return None,
     };
-    let is_truth = !matches!(operator, "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Min" | "Max");
+    let is_truth =
+        !matches!(operator, "Add" | "Sub" | "Mul" | "Div" | "Mod" | "fmod" | "Pow" | "Min" | "Max");
     let shape = common_shape(&[a, b]);
     let (left, right) = (spread(a, &shape)?, spread(b, &shape)?);
     let values = left.into_iter().zip(right).map(|(a, b)| function(a, b)).collect();
     Some(Constant { shape, values, is_integer: is_integer || is_truth })
+}
+
+/// Whether each element that is computed from the number of rows stays a multiple of it, or is compared with what no
+/// number of rows can be.
+fn keeps_rows(operator: &str, a: &Constant, b: &Constant) -> bool {
+    if !a.depends_on_batch() && !b.depends_on_batch() {
+        return true;
+    }
+    let shape = common_shape(&[a, b]);
+    let (Some(left), Some(right)) = (spread(a, &shape), spread(b, &shape)) else { return true };
+    left.into_iter().zip(right).all(|(a, b)| match (operator, of_batch(a), of_batch(b)) {
+        (_, false, false) => true,
+        ("Mul", ..) => a * b == 0.0 || of_batch(a * b),
+        ("Div", true, false) => of_batch(a / b),
+        ("Equal", true, false) => b <= 0.0,
+        ("Equal", false, true) => a <= 0.0,
+        _ => false,
+    })
 }
 
 /// The dimensions of all, by the rule of broadcasting.

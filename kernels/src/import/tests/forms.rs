@@ -198,15 +198,35 @@ fn shapes_are_computed_from_the_number_of_rows_and_nothing_else_is() {
     });
     let message = refusal(&model(nodes("merged"), constants(), &[6], &["y"]), &rows);
     assert!(message.contains("batch is not the first dimension"), "{message}");
-    // A mean over the batch, spelled out.
-    let nodes = vec![
-        node("Shape", &["x"], &["shape"]),
-        with(node("Gather", &["shape", "zero"], &["rows"]), [axis(0)]),
-        with(node("Cast", &["rows"], &["count"]), [int("to", 1)]),
-        node("Div", &["x", "count"], &["y"]),
+    // Spelled out, a mean over the batch, and other ways to compute with the number of rows.
+    let ways = [
+        vec![node("Div", &["x", "count"], &["y"])],
+        vec![node("Sqrt", &["count"], &["root"]), node("Div", &["x", "root"], &["y"])],
+        vec![node("Reciprocal", &["count"], &["share"]), node("Mul", &["x", "share"], &["y"])],
+        vec![node("Sub", &["count", "one"], &["others"]), node("Add", &["x", "others"], &["y"])],
+        vec![node("Div", &["one", "count"], &["share"]), node("Mul", &["x", "share"], &["y"])],
+        vec![node("Mul", &["count", "half"], &["part"]), node("Mul", &["x", "part"], &["y"])],
+        vec![
+            node("Equal", &["rows", "two"], &["is"]),
+            node("Where", &["is", "one", "half"], &["factor"]),
+            node("Mul", &["x", "factor"], &["y"]),
+        ],
+        vec![node("Max", &["x", "count"], &["y"])],
+        vec![node("Slice", &["x", "zero", "rows", "one64"], &["y"])],
     ];
-    let message = refusal(&model(nodes, constants(), &[6], &["y"]), &rows);
-    assert!(message.contains("number of rows"), "{message}");
+    for way in ways {
+        let mut nodes = vec![
+            node("Shape", &["x"], &["shape"]),
+            with(node("Gather", &["shape", "zero"], &["rows"]), [axis(0)]),
+            with(node("Cast", &["rows"], &["count"]), [int("to", 1)]),
+        ];
+        let label: Vec<_> = way.iter().map(NodeProto::operator).collect();
+        nodes.extend(way);
+        let floats = [tensor("one", &[1], &[1.0]), tensor("half", &[1], &[0.3])];
+        let constants = constants().into_iter().chain([list("one64", &[1])]).chain(floats).collect();
+        let message = refusal(&model(nodes, constants, &[6], &["y"]), &rows);
+        assert!(message.contains("number of rows"), "{label:?}: {message}");
+    }
 }
 
 #[test]

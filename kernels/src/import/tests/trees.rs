@@ -145,6 +145,26 @@ fn a_classifier_of_several_classes_gives_their_shares() {
     }
 }
 
+/// What is chosen of sums, and which of them is largest, is told from all their bits.
+#[test]
+fn sums_of_trees_stay_fine_behind_a_choice() {
+    let after = |last: NodeProto| {
+        let mut trees = node("ai.onnx.ml.TreeEnsembleRegressor", &["x"], &["sums"]);
+        trees.attribute = chain(&["BRANCH_LEQ"], 0.0);
+        trees.attribute.extend(votes("target", &[1, 1, 2], &[0, 1, 0], &[900.0, 900.001, 3.0]));
+        trees.attribute.push(attribute("n_targets", |a| a.i = Some(2)));
+        let constants = vec![list("one", &[1]), list("two", &[2])];
+        compiled(&model(vec![trees, last], constants, &[1], &["y"]), &spread(40, 1)).unwrap()
+    };
+    let second = run(&after(node("Slice", &["sums", "one", "two", "one"], &["y"])).file, &[-1.0]);
+    assert!((second[0] - 900.001).abs() < 1e-4, "{second:?}");
+    let mut largest = node("ArgMax", &["sums"], &["y"]);
+    largest.attribute = vec![attribute("axis", |a| a.i = Some(1)), attribute("keepdims", |a| a.i = Some(0))];
+    let largest = after(largest);
+    assert_eq!(run(&largest.file, &[-1.0]), [1.0]);
+    assert_eq!(run(&largest.file, &[1.0]), [0.0]);
+}
+
 /// Behind a choice of features and a scaler, the trees decide as if they read what the scaler makes, and the compiled
 /// model is trees alone.
 #[test]
