@@ -66,8 +66,8 @@ impl Ours {
     /// What a row takes, or a step.
     pub(super) fn work(&self) -> Work {
         match &self.form {
-            Form::Rows(_) => self.model.work(),
-            Form::Steps { executor, .. } => executor.stream().model().work(),
+            Form::Rows(_) => self.model.work(self.backend),
+            Form::Steps { executor, .. } => executor.stream().model().work(self.backend),
         }
     }
 

@@ -116,9 +116,13 @@ impl PackedBits {
             + self.ranks.memory_bytes()
     }
 
-    /// Bytes of branches that are read for a row alone.
-    pub(super) fn row_bytes(&self) -> usize {
-        if self.steps.is_empty() { self.ranks.step_bytes() } else { self.steps.len() * size_of::<Step>() }
+    /// Bytes of branches that a backend reads for a row alone; the reference walks.
+    pub(super) fn row_bytes(&self, backend: Backend) -> usize {
+        match backend {
+            Backend::Scalar => 0,
+            Backend::Avx2 => self.ranks.step_bytes(),
+            Backend::Avx512Vnni => self.steps.len() * size_of::<Step>(),
+        }
     }
 
     /// Vectors of a row's keys, for any window.
@@ -151,8 +155,8 @@ impl PackedBits {
         for (&end, leaves) in self.group_ends.iter().zip(self.leaves.as_chunks::<LANES>().0) {
             let mut open = _mm512_set1_epi32(-1);
             for step in &self.steps[at..end as usize] {
-                // SAFETY: a step's arrays are a vector, or a quarter of one; its window lies within `words`, as `next_step`
-                // made it.
+                // SAFETY: a step's arrays are a vector, or a quarter of one; its window lies within `words`, as
+                // `next_branches` made it.
                 unsafe {
                     let window = words.as_ptr().add(step.first as usize);
                     let places = _mm512_cvtepu8_epi32(_mm_loadu_si128(step.places.as_ptr().cast()));

@@ -7,8 +7,8 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::bitvector::{self, PackedBits};
-use super::scalar;
 use super::scratch::Scratch;
+use super::{Backend, scalar};
 use crate::model::graph::Trees;
 use crate::model::plan::Region;
 
@@ -97,10 +97,11 @@ impl PackedForest {
         walked
     }
 
-    /// Bytes of branches that are read for a row alone, on the fastest backend; 0 where trees are walked.
-    pub(crate) fn row_bytes(&self) -> usize {
+    /// Bytes of branches that a backend reads for a row alone; 0 where trees are walked.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
+    pub(crate) fn row_bytes(&self, backend: Backend) -> usize {
         #[cfg(target_arch = "x86_64")]
-        return self.bits.as_ref().map_or(0, PackedBits::row_bytes);
+        return self.bits.as_ref().map_or(0, |bits| bits.row_bytes(backend));
         #[cfg(not(target_arch = "x86_64"))]
         0
     }

@@ -56,9 +56,9 @@ impl Packed {
         }
     }
 
-    /// Bytes of branches that are read for a row alone.
-    pub(crate) fn branch_bytes(&self) -> usize {
-        if let Packed::Forest(forest) = self { forest.row_bytes() } else { 0 }
+    /// Bytes of branches that a backend reads for a row alone.
+    pub(crate) fn branch_bytes(&self, backend: Backend) -> usize {
+        if let Packed::Forest(forest) = self { forest.row_bytes(backend) } else { 0 }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use super::Model;
 use super::graph::{Conv, Node, Operator, Window};
+use crate::exec::Backend;
 
 /// What the layers take for one row alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,8 +17,8 @@ pub struct Work {
 }
 
 impl Model {
-    /// What a row takes.
-    pub fn work(&self) -> Work {
+    /// What a row takes on a backend.
+    pub fn work(&self, backend: Backend) -> Work {
         let nodes = self.graph.nodes.iter().zip(&self.packed);
         nodes.fold(Work::default(), |sum, (node, packed)| {
             let (multiply_adds, weights) = self.products(node);
@@ -25,7 +26,7 @@ impl Model {
             Work {
                 multiply_adds: sum.multiply_adds + multiply_adds,
                 branches: sum.branches + branches,
-                bytes: sum.bytes + weights * size_of::<i16>() + packed.branch_bytes(),
+                bytes: sum.bytes + weights * size_of::<i16>() + packed.branch_bytes(backend),
             }
         })
     }
