@@ -13,6 +13,8 @@ pub(crate) use dense::stack;
 pub(crate) use images::images;
 pub(crate) use recurrent::{recurrences_of, widened};
 pub(crate) use trees::forest_of;
+#[cfg(test)]
+pub(crate) use trees::{graph_of, threshold};
 
 /// A stream of choices from one seed, so that a failing case is one number.
 #[derive(Debug, Clone)]

@@ -42,14 +42,25 @@ pub(crate) fn forest_of(choices: &mut Choices, largest: i64) -> Graph {
         }
         for _ in 0..nodes {
             trees.features.push(choices.below(features as u64) as u32);
-            let extremes = [i32::MIN, -0x7f80_0000, -1, 0, 0x7f7f_ffff, 0x7f80_0000, i32::MAX];
-            trees.thresholds.push(match choices.below(8) {
-                0 => extremes[choices.below(7) as usize],
-                _ => crate::spec::rounding::key(choices.between(-8, 8) as f32),
-            });
+            trees.thresholds.push(threshold(choices));
         }
         trees.tree_nodes.push(trees.features.len() as u32);
     }
+    graph_of(trees, features)
+}
+
+/// A threshold that inputs meet, or that none or all are above.
+pub(crate) fn threshold(choices: &mut Choices) -> i32 {
+    let extremes = [i32::MIN, -0x7f80_0000, -1, 0, 0x7f7f_ffff, 0x7f80_0000, i32::MAX];
+    match choices.below(8) {
+        0 => extremes[choices.below(7) as usize],
+        _ => crate::spec::rounding::key(choices.between(-8, 8) as f32),
+    }
+}
+
+/// A model of these trees alone.
+pub(crate) fn graph_of(trees: Trees, features: usize) -> Graph {
+    let (finish, targets) = (trees.finish, trees.base.len());
     let logistic = matches!(finish, Finish::Logistic | Finish::LogisticPair);
     let bound = 1 << 62;
     let mut graph = Graph {

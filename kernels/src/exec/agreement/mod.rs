@@ -1,5 +1,6 @@
 //! All executors agree bit for bit, over random fixed-point graphs, batch sizes and slots.
 
+mod forests;
 mod streams;
 
 use std::sync::Arc;
@@ -28,7 +29,17 @@ fn agree(graph: &Graph, choices: &mut Choices, integral: bool) -> Result<(), Tes
     let model = Arc::new(Model::load(&encode(graph, &Metadata::default())).unwrap());
     let rows: Vec<Vec<u8>> =
         (0..choices.between(1, 21)).map(|_| row(choices, model.input_len(), integral)).collect();
-    let mut alone = Executor::with_backend(Arc::clone(&model), 1, Backend::Scalar);
+    agree_in(&model, &rows, choices, [rows.len(), 1, rows.len().div_ceil(2)])
+}
+
+/// The same for these rows, in batches of these sizes.
+fn agree_in(
+    model: &Arc<Model>,
+    rows: &[Vec<u8>],
+    choices: &mut Choices,
+    batches: impl IntoIterator<Item = usize> + Clone,
+) -> Result<(), TestCaseError> {
+    let mut alone = Executor::with_backend(Arc::clone(model), 1, Backend::Scalar);
     let expected: Vec<Vec<i64>> = rows
         .iter()
         .map(|row| {
@@ -38,9 +49,9 @@ fn agree(graph: &Graph, choices: &mut Choices, integral: bool) -> Result<(), Tes
         })
         .collect();
     for backend in Backend::available() {
-        let mut executor = Executor::with_backend(Arc::clone(&model), rows.len() + 2, backend);
+        let mut executor = Executor::with_backend(Arc::clone(model), rows.len() + 2, backend);
         let rotation = choices.below(rows.len() as u64) as usize;
-        for count in [rows.len(), 1, rows.len().div_ceil(2)] {
+        for count in batches.clone() {
             for slot in 0..count {
                 executor.stage(slot, Dtype::F32, &rows[(slot + rotation) % rows.len()]).unwrap();
             }
