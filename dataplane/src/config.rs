@@ -128,7 +128,8 @@ pub struct ZkSettings {
     pub enabled: bool,
     /// Answers that may wait for their proofs; when they do, requests of mode `zk` are refused as `overloaded`.
     pub max_pending: u64,
-    /// Threads that prove; 0: one for each core without a shard, at least one.
+    /// Threads that prove; 0: one for each core without a shard, at least one. One more makes keys for sealed inputs ahead of
+    /// their first use.
     pub prover_threads: usize,
     /// Models with larger circuits are served without the mode. Proving takes about 0.5 KB of memory a constraint.
     pub max_constraints: usize,

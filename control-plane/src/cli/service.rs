@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Where to keep the service's key and what it fetches; made if it is not there
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Threads that compute; 0: one for each core
+    /// Threads that prove or verify; 0: one for each core (a prover has one more, for keys that it makes ahead)
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
 }

@@ -1,8 +1,9 @@
 //! Keys of models: each is made once, and of sealed statements ahead of its first use.
 //!
-//! [`KeyMaker`] has a thread, and a pool for the arithmetic, so that no proof waits for a key that nobody has asked for. What
-//! it makes goes to the folder and is not held: a model takes memory once somebody asks about it. Threads inherit priority
-//! and cores of the one that the maker is started on. A key that is being made when the process ends is made again.
+//! [`KeyMaker`] computes on one thread of its own, beside the prover's, so that no proof waits for a key that nobody has asked
+//! for; who asks for the key that it is making waits for it. What it makes goes to the folder and is not held: a model takes
+//! memory once somebody asks about it. Threads inherit priority and cores of the one that the maker is started on. A key that
+//! is being made when the process ends is made again.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use haca_kernels::Model;
@@ -12,6 +13,7 @@ use haca_wire::ModelId;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -66,36 +68,54 @@ impl Keys {
     }
 }
 
-/// Where keys are made ahead. Its thread ends after the key that it is making when this is dropped; nobody waits for it.
-pub(super) struct KeyMaker(Sender<Arc<Model>>);
+/// Where keys are made ahead. When it is dropped its thread ends after the key that it is making, whatever waits; nobody waits
+/// for the thread.
+pub(super) struct KeyMaker {
+    waiting: Sender<Arc<Model>>,
+    dropped: Arc<AtomicBool>,
+}
 
 impl KeyMaker {
-    /// One with as many threads as the current rayon pool.
     pub(super) fn start(keys: Keys) -> Self {
-        let (sender, models) = bounded(MAX_WAITING);
-        let threads = rayon::current_num_threads();
+        let (maker, models) = Self::new();
+        let dropped = Arc::clone(&maker.dropped);
         let started = std::thread::Builder::new()
             .name("keys".to_owned())
-            .spawn(move || make_all(&keys, &models, threads));
+            .spawn(move || make_all(&keys, &models, &dropped));
         if let Err(error) = started {
             tracing::warn!(%error, "no thread for keys: those of sealed inputs are made with their first requests");
         }
-        Self(sender)
+        maker
+    }
+
+    fn new() -> (Self, Receiver<Arc<Model>>) {
+        let (waiting, models) = bounded(MAX_WAITING);
+        (Self { waiting, dropped: Arc::default() }, models)
     }
 
     /// Has the key of a model's sealed statements made, unless too many wait: then it is made with its first request.
     pub(super) fn make(&self, model: Arc<Model>) {
-        let _ = self.0.try_send(model);
+        let _ = self.waiting.try_send(model);
     }
 }
 
-fn make_all(keys: &Keys, models: &Receiver<Arc<Model>>, threads: usize) {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|at| format!("keys-{at}"));
+impl Drop for KeyMaker {
+    fn drop(&mut self) {
+        self.dropped.store(true, Relaxed);
+    }
+}
+
+fn make_all(keys: &Keys, models: &Receiver<Arc<Model>>, dropped: &AtomicBool) {
+    // The arithmetic would go to all cores without a pool.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "keys-pool".to_owned());
     let pool = match pool.build() {
         Ok(pool) => pool,
-        Err(error) => return tracing::warn!(%error, "no threads for keys that are made ahead"),
+        Err(error) => return tracing::warn!(%error, "no thread for keys that are made ahead"),
     };
     for model in models {
+        if dropped.load(Relaxed) {
+            return;
+        }
         let id = ModelId(model.id());
         if keys.has(&id, StatementKind::Sealed) {
             continue;
@@ -127,6 +147,11 @@ mod tests {
     use crossbeam_channel::unbounded;
     use std::fs;
 
+    fn dense() -> Arc<Model> {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/golden/dense0.haca");
+        Arc::new(Model::load(&fs::read(golden).unwrap()).unwrap())
+    }
+
     #[test]
     fn a_key_is_made_by_one_at_a_time() {
         let (turns, other) = (Turns::default(), (ModelId([1; 32]), StatementKind::Open));
@@ -149,14 +174,13 @@ mod tests {
     #[test]
     fn a_key_that_is_made_ahead_is_on_disk_and_made_once() {
         let folder = tempfile::tempdir().unwrap();
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/golden/dense0.haca");
-        let model = Arc::new(Model::load(&fs::read(golden).unwrap()).unwrap());
+        let model = dense();
         let (keys, name) = (Keys::new(folder.path()), (ModelId(model.id()), StatementKind::Sealed));
         let make = || {
             let (sender, models) = unbounded();
             sender.send(Arc::clone(&model)).unwrap();
             drop(sender);
-            make_all(&keys, &models, 1);
+            make_all(&keys, &models, &AtomicBool::new(false));
         };
         assert!(!keys.has(&name.0, name.1));
         make();
@@ -165,5 +189,18 @@ mod tests {
         let key = keys.load_or_make(&circuit).unwrap().verifying_key().id();
         make();
         assert_eq!(keys.load_or_make(&circuit).unwrap().verifying_key().id(), key);
+    }
+
+    #[test]
+    fn models_that_wait_when_the_maker_is_dropped_get_no_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let (keys, model) = (Keys::new(folder.path()), dense());
+        let (maker, models) = KeyMaker::new();
+        maker.make(Arc::clone(&model));
+        assert_eq!(models.len(), 1);
+        let dropped = Arc::clone(&maker.dropped);
+        drop(maker);
+        make_all(&keys, &models, &dropped);
+        assert!(!keys.has(&ModelId(model.id()), StatementKind::Sealed));
     }
 }
