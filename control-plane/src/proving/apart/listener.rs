@@ -74,10 +74,17 @@ impl Admission {
         let most = if role == Role::Verifier { 1 } else { MAX_SESSIONS };
         if served.sessions.fetch_add(1, Relaxed) >= most {
             served.sessions.fetch_sub(1, Relaxed);
-            return refuse(
-                true,
-                format!("this {role} has a session already, or as many as one key may have"),
-            );
+            let why = match role {
+                Role::Verifier => {
+                    "this verifier has a session already: stop the other, or give this one a key of its own"
+                        .to_owned()
+                }
+                Role::Prover => format!(
+                    "provers with this key have {most} sessions already, as many as one key may have: stop one of them, \
+                     or give this one a key of its own"
+                ),
+            };
+            return refuse(true, why);
         }
         Ok(Arc::clone(served))
     }
@@ -329,3 +336,27 @@ const MAX_FROM_SERVICE: usize = 16 << 20;
 const WINDOW: u32 = 4 << 20;
 /// What is held of one that is not: its greeting has a hundred bytes.
 const STRANGER_WINDOW: u32 = 1 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_so_many_sessions_and_who_comes_next_is_told_what_to_do() {
+        let key = Digest([1; 32]);
+        let admission = Admission::new(&[key], &[key]);
+        for (role, most, says) in
+            [(Role::Verifier, 1, "stop the other"), (Role::Prover, MAX_SESSIONS, "have 64 sessions already")]
+        {
+            for _ in 0..most {
+                admission.admit(role, &key).unwrap();
+            }
+            for _ in 0..2 {
+                let Refusal { may_pass, why } = admission.admit(role, &key).unwrap_err();
+                assert!(may_pass && why.contains(says) && why.contains("a key of its own"), "{why}");
+            }
+            let served = admission.served.iter().find(|served| served.role == role).unwrap();
+            assert_eq!(served.sessions.load(Relaxed), most);
+        }
+    }
+}
