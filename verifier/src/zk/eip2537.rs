@@ -108,8 +108,8 @@ mod tests {
         [&[0; 31][..], &[value]].concat()
     }
 
-    /// A point of the curve that is not in the group.
-    fn outside() -> [u8; 128] {
+    /// A point of the first curve that is not in the group.
+    fn outside_g1() -> [u8; 128] {
         let mut compressed = [0; 48];
         compressed[0] = 0x80;
         let point = (1..=255).find_map(|x| {
@@ -118,6 +118,18 @@ mod tests {
             (!bool::from(point.is_torsion_free())).then_some(point)
         });
         g1(&point.unwrap())
+    }
+
+    /// A point of the second curve that is not in the group.
+    fn outside_g2() -> [u8; 256] {
+        let mut compressed = [0; 96];
+        compressed[0] = 0x80;
+        let point = (1..=255).find_map(|x| {
+            compressed[95] = x;
+            let point = G2Affine::from_compressed_unchecked(&compressed).into_option()?;
+            (!bool::from(point.is_torsion_free())).then_some(point)
+        });
+        g2(&point.unwrap())
     }
 
     #[test]
@@ -149,12 +161,23 @@ mod tests {
         let refused = Calls::new(key, &proof, &assignment[1..3]).err();
         assert_eq!(refused, Some(Refused::Inputs { index: 0, found: 2, expected: 3 }));
 
-        for at in [0, 768, 1152] {
-            let mut changed = second.clone();
-            changed[at..at + 128].copy_from_slice(&outside());
-            assert_eq!(gives(PAIRING, &changed), None, "a point outside the group");
-            changed[at + 127] ^= 1;
-            assert_eq!(gives(PAIRING, &changed), None, "a point outside the curve");
+        let (of_g1, of_g2) = (outside_g1(), outside_g2());
+        let replaced: [(u64, &[u8], usize, &[u8]); 7] = [
+            (G1MSM, &first, 0, &of_g1),
+            (G1MSM, &first, 480, &of_g1),
+            (PAIRING, &second, 0, &of_g1),
+            (PAIRING, &second, 768, &of_g1),
+            (PAIRING, &second, 1152, &of_g1),
+            (PAIRING, &second, 128, &of_g2),
+            (PAIRING, &second, 1280, &of_g2),
+        ];
+        for (address, input, at, outside) in replaced {
+            let mut changed = input.to_vec();
+            let end = at + outside.len();
+            changed[at..end].copy_from_slice(outside);
+            assert_eq!(gives(address, &changed), None, "a point outside the group, at {at}");
+            changed[end - 1] ^= 1;
+            assert_eq!(gives(address, &changed), None, "a point outside the curve, at {at}");
         }
         assert_eq!(gives(PAIRING, &second[1..]), None);
     }
