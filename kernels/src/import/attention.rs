@@ -9,7 +9,7 @@ use super::ImportError;
 use super::array::{Array, Dimension};
 use super::constant::Constant;
 use super::float::{FloatConv, Operation, Value};
-use super::graph::{Known, Reader, refuse};
+use super::graph::{Known, NO_OUTPUT, Reader, refuse};
 use super::moves::resolve;
 use super::onnx::NodeProto;
 use crate::model::graph::{MatMul, Window};
@@ -127,10 +127,10 @@ impl Reader {
         let Some(first) = turned(last.dimensions.clone(), &back) else {
             return refuse(node, "its input has too many elements");
         };
-        self.moved_values(node, usize::MAX, vec![value], last, 0.0)?;
+        self.moved_values(node, NO_OUTPUT, vec![value], last, 0.0)?;
         let (value, axis) = (self.last_value(), self.batch_axis(self.last_value()));
         let shape = self.graph.shapes[value].clone();
-        self.step(node, usize::MAX, Operation::Softmax { group, scale: 1.0 }, vec![value], shape)?;
+        self.step(node, NO_OUTPUT, Operation::Softmax { group, scale: 1.0 }, vec![value], shape)?;
         self.set_batch_axis(axis);
         self.moved_values(node, 0, vec![self.last_value()], first, 0.0)
     }

@@ -93,6 +93,9 @@ pub(crate) struct Imported {
 /// In the place of the batch's dimension: it is part of another one.
 pub(super) const MERGED: usize = usize::MAX;
 
+/// In the place of the output that a step makes, where a later step makes the node's.
+pub(super) const NO_OUTPUT: usize = usize::MAX;
+
 /// What a name stands for.
 #[derive(Debug, Clone)]
 pub(crate) enum Known {

@@ -8,11 +8,8 @@ use super::ImportError;
 use super::array::{Array, Dimension, Padding, length_of, merged, reshaped};
 use super::constant::{BATCH, Constant};
 use super::float::{Operation, Value};
-use super::graph::{Known, MERGED, Reader, refuse};
+use super::graph::{Known, MERGED, NO_OUTPUT, Reader, refuse};
 use super::onnx::NodeProto;
-
-/// Of an operator whose output is made by a later step.
-const NO_OUTPUT: usize = usize::MAX;
 
 /// Elements of all constants that are computed, together: they are held while the graph is read.
 const MAX_FOLDED: usize = 1 << 25;
@@ -328,9 +325,6 @@ impl Reader {
             let is_integer = constants.iter().all(|constant| constant.is_integer);
             let whole = Constant { shape: vec![elements.len()], values: elements, is_integer };
             return self.moved(node, 0, &Known::Constant(whole), Some(joined), 0.0);
-        }
-        if constants.iter().any(Constant::depends_on_batch) {
-            return refuse(node, "it puts the number of rows beside computed values");
         }
         let first = elements.first().copied().unwrap_or(0.0);
         if elements.iter().all(|&element| element == first) {

@@ -4,7 +4,7 @@ use super::ImportError;
 use super::array::Array;
 use super::constant::Constant;
 use super::float::{Operation, Step, Value};
-use super::graph::{Known, Reader, refuse};
+use super::graph::{Known, NO_OUTPUT, Reader, refuse};
 use super::onnx::NodeProto;
 use super::quantize::exponent_for;
 use crate::model::graph::{Cell, Recurrent, Tensor};
@@ -189,7 +189,7 @@ impl Reader {
         let Some(array) = Array::whole(dimensions).and_then(|array| array.transposed(&[1, 0, 2])) else {
             return refuse(node, "its input has too many elements");
         };
-        self.moved_values(node, usize::MAX, vec![x], array, 0.0)?;
+        self.moved_values(node, NO_OUTPUT, vec![x], array, 0.0)?;
         Ok(self.last_value())
     }
 

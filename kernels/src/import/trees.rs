@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use super::ImportError;
 use super::features::{Feature, features};
 use super::float::{Branch, Comparison, Ensemble, Finish, Operation, Tree};
-use super::graph::{Reader, refuse};
+use super::graph::{NO_OUTPUT, Reader, refuse};
 use super::onnx::NodeProto;
 
 const MAX_TARGETS: i64 = 1 << 12;
@@ -49,7 +49,7 @@ pub(crate) fn read(reader: &mut Reader, node: &NodeProto) -> Result<(), ImportEr
     }
     let ensemble = Ensemble { trees, base: shape.base, finish: shape.finish };
     let outputs = shape.finish.outputs(targets) as u32;
-    let output = if shape.softmax { usize::MAX } else { usize::from(classifier) };
+    let output = if shape.softmax { NO_OUTPUT } else { usize::from(classifier) };
     reader.step(node, output, Operation::Ensemble(ensemble), vec![0], vec![outputs])?;
     if shape.softmax {
         let scores = reader.graph.steps.last().expect("a step was just added").output;

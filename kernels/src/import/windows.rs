@@ -6,13 +6,11 @@
 use super::ImportError;
 use super::array::{Array, Dimension};
 use super::float::{FloatConv, FloatPool, Operation, Value};
-use super::graph::{Known, MERGED, Reader, refuse};
+use super::graph::{Known, MERGED, NO_OUTPUT, Reader, refuse};
 use super::moves::resolve;
 use super::onnx::NodeProto;
 use crate::model::graph::{Reduction, Window};
 
-/// Of an operator whose outputs are made by a later step.
-const NO_OUTPUT: usize = usize::MAX;
 /// Lengths of windows.
 const MAX_LENGTH: i64 = 1 << 20;
 

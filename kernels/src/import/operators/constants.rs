@@ -37,11 +37,11 @@ pub(crate) const FOLDED: &[&str] = &[
 const MAX_ELEMENTS: f64 = (1 << 23) as f64;
 
 /// What may be made of the number of rows: it is moved, multiplied and divided, and shapes are taken from it.
-fn takes_rows(operator: &str, index: usize) -> bool {
+fn takes_rows(operator: &str, index: usize, among_constants: bool) -> bool {
     match operator {
-        "Cast" | "Concat" | "ConstantOfShape" | "Div" | "Equal" | "Expand" | "Flatten" | "Identity"
-        | "Mul" | "ReduceProd" | "Reshape" | "Shape" | "Size" | "Squeeze" | "Tile" | "Transpose"
-        | "Unsqueeze" | "Where" => true,
+        "Cast" | "ConstantOfShape" | "Expand" | "Flatten" | "Identity" | "ReduceProd" | "Reshape"
+        | "Shape" | "Size" | "Squeeze" | "Tile" | "Transpose" | "Unsqueeze" => true,
+        "Concat" | "Div" | "Equal" | "Mul" | "Where" => among_constants,
         // Of what they move, not of the places.
         "Gather" | "Slice" | "Split" => index == 0,
         _ => false,
@@ -52,10 +52,13 @@ impl Reader {
     /// Refuses a node that would compute with the number of rows, on which no row may depend.
     pub(super) fn keep_rows_apart(&self, node: &NodeProto) -> Result<(), ImportError> {
         let operator = node.operator();
-        for index in 0..node.input.len() {
-            // An input that is not known is named by who reads it.
-            let Ok(Some(Known::Constant(constant))) = self.optional(node, index) else { continue };
-            if constant.depends_on_batch() && !takes_rows(&operator, index) {
+        // An input that is not known is named by who reads it.
+        let input = |index| self.optional(node, index).ok().flatten();
+        let inputs = 0..node.input.len();
+        let among_constants = inputs.clone().all(|index| !matches!(input(index), Some(Known::Value(_))));
+        for index in inputs {
+            let Some(Known::Constant(constant)) = input(index) else { continue };
+            if constant.depends_on_batch() && !takes_rows(&operator, index, among_constants) {
                 return refuse(
                     node,
                     format!(

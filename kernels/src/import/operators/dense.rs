@@ -4,11 +4,9 @@ use crate::import::ImportError;
 use crate::import::array::{Array, Dimension};
 use crate::import::constant::Constant;
 use crate::import::float::{Operation, Pairwise, Value};
-use crate::import::graph::{Known, Reader, refuse};
+use crate::import::graph::{Known, NO_OUTPUT, Reader, refuse};
 use crate::import::onnx::NodeProto;
 
-/// Of an operator whose output is made by a later step.
-const NO_OUTPUT: usize = usize::MAX;
 /// Constant matrices of one product, each of which becomes a layer.
 const MAX_MATRICES: usize = 64;
 
@@ -26,7 +24,7 @@ impl Reader {
             [inputs] => {
                 let weights = Constant::floats(vec![1, inputs], constant.values);
                 let output = self.dense(node, NO_OUTPUT, input, weights, vec![0.0])?;
-                self.without_dimension(node, output, 1)
+                self.without_last(node, output)
             }
             [_, _] => match constant.transposed() {
                 Some(weights) => {
@@ -54,7 +52,7 @@ impl Reader {
         let bias = vec![0.0; weights.shape[0]];
         let product = self.dense(node, NO_OUTPUT, turned, weights, bias)?;
         if vector {
-            return self.without_dimension(node, product, 1);
+            return self.without_last(node, product);
         }
         self.turned(node, 0, product).map(drop)
     }
@@ -72,11 +70,11 @@ impl Reader {
         Ok(self.last_value())
     }
 
-    /// The node's output: a value without a dimension of length 1, counted from the last.
-    fn without_dimension(&mut self, node: &NodeProto, value: Value, last: usize) -> Result<(), ImportError> {
+    /// The node's output: a value without its last dimension, which is of length 1.
+    fn without_last(&mut self, node: &NodeProto, value: Value) -> Result<(), ImportError> {
         let mut dimensions = self.dimensions(value);
         let array = Array::whole(dimensions.clone());
-        dimensions.remove(dimensions.len() - last);
+        dimensions.pop();
         let Some(array) = array.and_then(|array| array.reshaped(dimensions)) else {
             return refuse(node, "its result does not fit its input");
         };

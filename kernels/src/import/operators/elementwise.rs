@@ -4,11 +4,8 @@ use crate::import::ImportError;
 use crate::import::array::{Array, Dimension};
 use crate::import::constant::Constant;
 use crate::import::float::{Function, Operation, Pairwise, Value};
-use crate::import::graph::{Known, Reader, refuse};
+use crate::import::graph::{Known, NO_OUTPUT, Reader, refuse};
 use crate::import::onnx::NodeProto;
-
-/// Of an operator whose output is made by a later step.
-const NO_OUTPUT: usize = usize::MAX;
 
 impl Reader {
     pub(super) fn elementwise(&mut self, node: &NodeProto) -> Result<(), ImportError> {
@@ -31,9 +28,6 @@ impl Reader {
                 return refuse(node, "of two constants that do not fit each other");
             }
         };
-        if constant.depends_on_batch() {
-            return refuse(node, "it computes with the number of rows, on which no row may depend");
-        }
         let Some(constants) = self.spread(value, &constant) else {
             let shape = &self.graph.shapes[value];
             return refuse(

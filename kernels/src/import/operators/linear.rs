@@ -3,12 +3,9 @@
 use crate::import::ImportError;
 use crate::import::constant::Constant;
 use crate::import::float::{Function, Operation, Value};
-use crate::import::graph::{Known, Reader, refuse};
+use crate::import::graph::{Known, NO_OUTPUT, Reader, refuse};
 use crate::import::onnx::NodeProto;
 use crate::spec::{layer_norm, softmax};
-
-/// Of an operator whose output is made by a later step.
-const NO_OUTPUT: usize = usize::MAX;
 
 impl Reader {
     pub(super) fn linear_regressor(&mut self, node: &NodeProto) -> Result<(), ImportError> {
