@@ -14,7 +14,7 @@ pub fn yield_cores(shards: &[usize]) {
 /// Takes the calling thread off the shards' cores unless there are no others. Threads that it starts later inherit that.
 ///
 /// A shard is pinned. What the scheduler puts on its core while it is parked is in its way when a packet comes.
-pub fn leave_cores(shards: &[usize]) {
+fn leave_cores(shards: &[usize]) {
     let others = crate::config::allowed_cpus().into_iter().filter(|cpu| !shards.contains(cpu));
     // SAFETY: all-zero bytes are an empty set, every `cpu` is below CPU_SETSIZE, and the kernel reads no more than the
     // set's size.
