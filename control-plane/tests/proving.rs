@@ -20,6 +20,7 @@ use haca_wire::tensor::TensorView;
 use haca_wire::vocabulary::ProofOutcome;
 use haca_wire::{Digest, Dtype, Mode, RequestId, Salt, Seal, Stage, Status};
 use node::{Node, client, events, push};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 fn setting(name: &str, default: usize) -> usize {
@@ -111,21 +112,35 @@ async fn durable(client: &Client, rows: usize) -> Vec<RequestId> {
     ids
 }
 
+/// What a node leaves that ends with openings before its prover.
+struct Unproven {
+    ids: Vec<RequestId>,
+    /// The file of all openings, and what it holds: of each as many bytes.
+    segment: PathBuf,
+    whole: Vec<u8>,
+    record: usize,
+}
+
+fn unproven(data: &Path, runtime: &tokio::runtime::Runtime) -> Unproven {
+    let node = Node::up(data, "");
+    let ids = runtime.block_on(async {
+        push(data).await;
+        durable(&client(data).await, 9).await
+    });
+    drop(node);
+    let folder = data.join("log/store/openings");
+    let segment = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&segment).unwrap();
+    let record = whole.len() / ids.len();
+    Unproven { ids, segment, whole, record }
+}
+
 /// A prover is killed with openings before it, and one of these rots on the disk.
 #[test]
 fn a_damaged_opening_fails_its_request_alone_and_who_waits_for_a_lost_one_is_told() {
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let node = Node::up(data.path(), "");
-    let ids = runtime.block_on(async {
-        push(data.path()).await;
-        durable(&client(data.path()).await, 9).await
-    });
-    drop(node);
-    let folder = data.path().join("log/store/openings");
-    let segment = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
-    let whole = std::fs::read(&segment).unwrap();
-    let record = whole.len() / ids.len();
+    let Unproven { ids, segment, whole, record } = unproven(data.path(), &runtime);
     // Of the sixth a byte of the row. Of the eighth the length: what follows cannot be told from a torn end.
     let mut damaged = whole.clone();
     damaged[5 * record + 100] ^= 1;
@@ -145,22 +160,13 @@ fn a_damaged_opening_fails_its_request_alone_and_who_waits_for_a_lost_one_is_tol
 fn what_follows_an_opening_of_damaged_length_in_its_file_is_given_up_if_the_settings_say_so() {
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let node = Node::up(data.path(), "");
-    let ids = runtime.block_on(async {
-        push(data.path()).await;
-        durable(&client(data.path()).await, 9).await
-    });
-    drop(node);
-    let folder = data.path().join("log/store/openings");
-    let segment = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
-    let whole = std::fs::read(&segment).unwrap();
-    let record = whole.len() / ids.len();
+    let Unproven { ids, segment, whole, record } = unproven(data.path(), &runtime);
     // Of the sixth the length. From the eighth on they are in a file of their own, as if the first had been full.
     let (first, second) = whole.split_at(7 * record);
     let mut damaged = first.to_vec();
     damaged[5 * record + 10] ^= 1;
     std::fs::write(&segment, &damaged).unwrap();
-    std::fs::write(folder.join(format!("{:020}", first.len())), second).unwrap();
+    std::fs::write(segment.with_file_name(format!("{:020}", first.len())), second).unwrap();
     let _node = Node::up(data.path(), "[zk]\nskip_damaged_segments = true\n");
     let states = runtime.block_on(async { client(data.path()).await.await_proofs(&ids).await.unwrap() });
     let (proved, failed) = (ProofOutcome::Proved, ProofOutcome::Failed);
