@@ -136,9 +136,21 @@ pub(super) struct Builder {
     /// Constraints of gates of recurrent layers, which have tests of their own.
     #[cfg(test)]
     pub(super) gates: Vec<std::ops::Range<usize>>,
+    /// Bits that a rounding shifts away and that are not all bits of their number.
+    #[cfg(test)]
+    pub(super) remainders: Vec<Remainder>,
     /// What is said of private variables instead of what is true. All that follows from them is computed from the lies.
     #[cfg(test)]
     pub(super) lies: Vec<(usize, Lie)>,
+}
+
+/// The lowest bits of a number, as private variables, and the first of the constraints that make them bits.
+#[cfg(test)]
+#[derive(Debug, Clone)]
+pub(super) struct Remainder {
+    pub(super) number: Combination,
+    pub(super) bits: std::ops::Range<usize>,
+    pub(super) first_row: usize,
 }
 
 /// What a dishonest prover says of a variable.
@@ -181,6 +193,8 @@ impl Builder {
             free: Vec::new(),
             #[cfg(test)]
             gates: Vec::new(),
+            #[cfg(test)]
+            remainders: Vec::new(),
             #[cfg(test)]
             lies: Vec::new(),
         }
@@ -261,6 +275,18 @@ impl Builder {
         self.gates.push(first..self.count);
         #[cfg(not(test))]
         let _ = first;
+    }
+
+    /// Notes that the variables made last, each with its constraint, are so many of the number's lowest bits.
+    pub(super) fn note_remainder(&mut self, number: &Number, bits: u32) {
+        #[cfg(test)]
+        {
+            let (count, end) = (bits as usize, self.private.len());
+            let (number, first_row) = (number.combination.clone(), self.count - count);
+            self.remainders.push(Remainder { number, bits: end - count..end, first_row });
+        }
+        #[cfg(not(test))]
+        let _ = (number, bits);
     }
 
     /// A public input.

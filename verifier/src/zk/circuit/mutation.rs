@@ -7,6 +7,7 @@
 //! succeed, the constraint is reported; the tests list those expected. That the whole system rejects every forgery is
 //! checked too, for all variables.
 
+mod bits;
 mod floats;
 mod gadgets;
 mod recurrent;
@@ -35,6 +36,7 @@ struct Fixed<'a> {
     bits: Vec<usize>,
     decisions: Vec<usize>,
     gates: Vec<std::ops::Range<usize>>,
+    remainders: Vec<repair::Remainder>,
     /// Of each row.
     definitions: Vec<Definition>,
 }
@@ -59,10 +61,13 @@ impl<'a> Fixed<'a> {
             bits: Vec::new(),
             decisions: Vec::new(),
             gates: Vec::new(),
+            remainders: Vec::new(),
             definitions: Vec::new(),
         };
         let (written, results) = fixed.build(Builder::constraints());
         fixed.gates = written.gates.clone();
+        fixed.remainders =
+            written.remainders.iter().map(|remainder| repair::Remainder::new(remainder, results)).collect();
         fixed.rows = constraints(&written.system()).collect();
         fixed.honest = fixed.build(Builder::values()).0.assignment();
         fixed.results = results;
@@ -147,7 +152,7 @@ impl<'a> Fixed<'a> {
         changes.any(|value| {
             let mut values = self.honest.clone();
             values[variable] = value;
-            repair(self, &mut values, variable, dropped);
+            repair(self, &mut values, variable, dropped, None);
             self.accepts(&values, dropped)
         })
     }
@@ -191,7 +196,7 @@ impl<'a> Fixed<'a> {
                     let mut values = self.honest.clone();
                     values[flipped] = Scalar::ONE - values[flipped];
                     self.solve(row, variable, opposite, &mut values) && {
-                        repair(self, &mut values, variable, dropped);
+                        repair(self, &mut values, variable, dropped, None);
                         self.accepts(&values, dropped)
                     }
                 })

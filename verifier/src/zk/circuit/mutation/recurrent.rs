@@ -1,9 +1,11 @@
 //! Recurrent layers: their gates, and a step of a unit.
 
 use haca_kernels::random::{Choices, Kind};
+use haca_kernels::spec::gate;
 use haca_kernels::view::{Cell, Recurrent};
 
 use super::super::recurrent::{Argument, recurrent};
+use super::bits::mutate_bits;
 use super::gadgets::{NONE, all_needed, bits, of_one};
 use super::*;
 
@@ -14,6 +16,32 @@ fn every_constraint_of_a_gate_beyond_bits_is_needed() {
     let arguments = [-140_001, -3, 9_001, 131_073];
     assert_eq!(of_one(sigmoid, &arguments, (-150_000, 150_000), bits), all_needed(109));
     assert_eq!(of_one(tanh, &arguments, (-150_000, 150_000), bits), all_needed(89));
+}
+
+/// Arguments after the shift for which a bit that is free has somewhere to go: next to where the last rounding of the
+/// polynomial goes up, in the middle of a segment, so that a part of the first rounding's unit tells; at the beginning of a
+/// segment that is followed by one of twice the index; and where the function bends.
+fn telling() -> Vec<i128> {
+    let segments = gate::SEGMENTS.iter().zip(0i128..);
+    let middles = segments.filter_map(|(&[_, c1, c2], segment)| {
+        let (c1, c2, t) = (i128::from(c1), i128::from(c2), 1i128 << (gate::LOCAL_BITS - 1));
+        let rise = (c1 + ((c2 * t + (1 << 8)) >> 9)) * t + (1 << 10);
+        let distance = rise.rem_euclid(1 << 11);
+        (!(128..(1 << 11) - 128).contains(&distance)).then_some((segment << gate::LOCAL_BITS) + t)
+    });
+    let beginnings = (1..7).map(|bit| 1 << (gate::LOCAL_BITS + bit));
+    let arguments: Vec<i128> = middles.chain(beginnings).chain([3, 2048, 2250, 5001]).collect();
+    arguments.into_iter().flat_map(|argument| [argument, -argument]).collect()
+}
+
+#[test]
+fn every_bit_of_a_gate_is_needed() {
+    let sigmoid = |builder: &mut Builder, x: &Number| builder.gate_sigmoid(&Argument::new(x.clone(), 2));
+    let tanh = |builder: &mut Builder, x: &Number| builder.gate_tanh(&Argument::new(x.clone(), 2));
+    let arguments: Vec<i128> = telling().into_iter().map(|argument| 4 * argument + 1).collect();
+    // Of the half all bits but the lowest and the highest: its saturation takes the bits of what they come to.
+    assert_eq!(mutate_bits(sigmoid, &arguments, (-150_000, 150_000)), (76..91).collect::<Vec<_>>());
+    assert_eq!(mutate_bits(tanh, &arguments, (-150_000, 150_000)), NONE);
 }
 
 /// A random layer of one unit and one step.

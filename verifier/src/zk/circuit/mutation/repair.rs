@@ -5,7 +5,8 @@
 
 use ff::Field;
 
-use super::{Fixed, Scalar, evaluate};
+use super::{Fixed, Scalar, builder, evaluate};
+use crate::zk::r1cs::Variable;
 
 /// What a row defines: one variable that inverts its left side, one that is its product, or the bits of a number.
 pub(super) struct Definition {
@@ -38,6 +39,37 @@ impl Definition {
     }
 }
 
+/// The lowest bits of a number of which a rounding leaves the others.
+pub(super) struct Remainder {
+    number: Vec<(usize, Scalar)>,
+    bits: std::ops::Range<usize>,
+    first_row: usize,
+}
+
+impl Remainder {
+    /// Of a system with so many results, which come before all private variables.
+    pub(super) fn new(noted: &builder::Remainder, results: usize) -> Remainder {
+        let place = |variable| match variable {
+            Variable::Public(index) => index as usize,
+            Variable::Private(index) => 1 + results + index as usize,
+        };
+        Remainder {
+            number: noted.number.0.iter().map(|&(variable, value)| (place(variable), value)).collect(),
+            bits: 1 + results + noted.bits.start..1 + results + noted.bits.end,
+            first_row: noted.first_row,
+        }
+    }
+
+    /// Gives the bits of an integer.
+    fn take(&self, values: &mut [Scalar]) {
+        if let Some(number) = integer(evaluate(&self.number, values)) {
+            for (place, bit) in self.bits.clone().enumerate() {
+                values[bit] = Scalar::from((number >> place & 1) as u64);
+            }
+        }
+    }
+}
+
 /// The bits that have rows of their own right before that of the top bit, in which they have `-1/2`, `-1/4`, …
 fn bits_before(system: &Fixed<'_>, top: usize) -> Vec<usize> {
     let half = Scalar::from(2).invert().expect("two is not zero");
@@ -54,10 +86,21 @@ fn bits_before(system: &Fixed<'_>, top: usize) -> Vec<usize> {
     bits
 }
 
-/// Recomputes what rows define, but not the changed variable. A bit whose row is dropped takes what the others of its
-/// number cannot.
-pub(super) fn repair(system: &Fixed<'_>, values: &mut [Scalar], changed: usize, dropped: usize) {
+/// Recomputes what rows define, but not the changed variable, nor the bits of the number of a row that was solved. A bit
+/// whose row is dropped takes what the others of its number cannot.
+pub(super) fn repair(
+    system: &Fixed<'_>,
+    values: &mut [Scalar],
+    changed: usize,
+    dropped: usize,
+    solved: Option<usize>,
+) {
     for (row, definition) in system.definitions.iter().enumerate() {
+        if let Some(remainder) = system.remainders.iter().find(|remainder| remainder.first_row == row)
+            && !remainder.bits.contains(&changed)
+        {
+            remainder.take(values);
+        }
         let [a, b, c] = &system.rows[row];
         if row != dropped
             && let Some((variable, inverse)) = definition.inverse.filter(|(variable, _)| *variable != changed)
@@ -71,7 +114,7 @@ pub(super) fn repair(system: &Fixed<'_>, values: &mut [Scalar], changed: usize, 
         {
             values[variable] = evaluate(a, values) * evaluate(b, values) * inverse;
         }
-        if !definition.bits.is_empty() {
+        if !definition.bits.is_empty() && solved != Some(row) {
             decompose(a, &definition.bits, values, changed, loose(system, &definition.bits, row, dropped));
         }
     }
@@ -131,4 +174,10 @@ pub(super) fn changes() -> Vec<Scalar> {
     changes.extend(fractions.iter().flat_map(|fraction| [*fraction, *fraction * Scalar::from(3)]));
     let opposite: Vec<Scalar> = changes.iter().map(|change| -change).collect();
     [changes, opposite].concat()
+}
+
+/// Changes of a bit by powers of two.
+pub(super) fn powers() -> Vec<Scalar> {
+    let powers = std::iter::successors(Some(Scalar::ONE), |power| Some(power.double()));
+    powers.take(20).flat_map(|power| [power, -power]).collect()
 }
