@@ -277,16 +277,16 @@ impl Builder {
         let _ = first;
     }
 
-    /// Notes that the variables made last, each with its constraint, are so many of the number's lowest bits.
-    pub(super) fn note_remainder(&mut self, number: &Number, bits: u32) {
+    /// Notes that the variables made last, each with its constraint, are so many of the lowest bits of `number - base`.
+    pub(super) fn note_remainder(&mut self, number: &Number, base: i128, bits: u32) {
         #[cfg(test)]
         {
             let (count, end) = (bits as usize, self.private.len());
-            let (number, first_row) = (number.combination.clone(), self.count - count);
+            let (number, first_row) = (number.plus_constant(-base).combination, self.count - count);
             self.remainders.push(Remainder { number, bits: end - count..end, first_row });
         }
         #[cfg(not(test))]
-        let _ = (number, bits);
+        let _ = (number, base, bits);
     }
 
     /// A public input.

@@ -147,14 +147,13 @@ impl Builder {
     pub(super) fn shift_right_unproven(&mut self, number: &Number, shift: u32) -> Number {
         let base = number.low >> shift << shift;
         let mut left = number.value.wrapping_sub(base);
-        let shifted = number.plus_constant(-base);
-        let mut quotient = shifted.clone();
+        let mut quotient = number.plus_constant(-base);
         for index in 0..shift {
             let bit = self.bit_of(left);
             left = left.wrapping_sub(bit.value) >> 1;
             quotient.add(&bit, -(1 << index));
         }
-        self.note_remainder(&shifted, shift);
+        self.note_remainder(number, base, shift);
         let (terms, base) = (quotient.terms, base >> shift);
         let combination = self.divided(quotient.combination, shift as usize);
         let (low, high) = ((number.low >> shift) - base, (number.high >> shift) - base);

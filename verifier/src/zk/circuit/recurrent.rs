@@ -163,9 +163,9 @@ impl Argument {
 
 impl Builder {
     pub(super) fn gate_sigmoid(&mut self, argument: &Argument) -> Number {
-        // The bits of the half prove what the rounding of the gate leaves open.
+        // The bits of the saturation prove what the roundings of the gate and of its half leave open.
         let h = self.gate(argument, Builder::shift_right_unproven);
-        let half = self.shift_right(&h.plus_constant((1 << ONE) + 1), 1);
+        let half = self.shift_right_unproven(&h.plus_constant((1 << ONE) + 1), 1);
         self.clamp(&half, 0, i16::MAX.into())
     }
 
