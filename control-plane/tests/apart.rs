@@ -268,12 +268,14 @@ fn what_a_frozen_prover_has_is_proven_once_by_another() {
     let frozen = Service::start("prover", &provers[0], &data);
     let ids = runtime.block_on(async {
         let client = client(&data).await;
-        let ids = ask(&client, 3).await;
-        // It is at the second, most likely.
+        let ids = ask(&client, 6).await;
         client.await_proofs(&ids[..1]).await.unwrap();
+        frozen.signal("-STOP");
+        let moment = Duration::from_millis(500);
+        let rest = tokio::time::timeout(moment, client.await_proofs(&ids)).await;
+        assert!(rest.is_err(), "everything was proven before it froze");
         ids
     });
-    frozen.signal("-STOP");
     let other = Service::start("prover", &provers[1], &data);
     let states = runtime.block_on(async { client(&data).await.await_proofs(&ids).await.unwrap() });
     assert!(states.iter().all(|state| state.outcome == ProofOutcome::Proved), "{states:?}");

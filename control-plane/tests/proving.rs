@@ -100,7 +100,7 @@ fn a_prover_that_is_behind_refuses_requests_of_its_mode_alone_and_loses_none() {
     });
 }
 
-/// Asks about so many rows, and waits until the log holds all answers. The last of them are not proven then.
+/// Asks about so many rows, and waits until the log holds all answers.
 async fn durable(client: &Client, rows: usize) -> Vec<RequestId> {
     let model = client.model("mlp").await.unwrap();
     let input = SHIPPED[0].input().unwrap();
@@ -112,7 +112,7 @@ async fn durable(client: &Client, rows: usize) -> Vec<RequestId> {
     ids
 }
 
-/// What a node leaves that ends with openings before its prover.
+/// What a node leaves whose prover, which runs apart, has never come.
 struct Unproven {
     ids: Vec<RequestId>,
     /// The file of all openings, and what it holds: of each as many bytes.
@@ -122,7 +122,10 @@ struct Unproven {
 }
 
 fn unproven(data: &Path, runtime: &tokio::runtime::Runtime) -> Unproven {
-    let node = Node::up(data, "");
+    let nobody = Digest([7; 32]);
+    let settings =
+        format!("[zk]\nservices = \"127.0.0.1:0\"\nprover = \"apart\"\nprovers = [\"{nobody}\"]\n");
+    let node = Node::up(data, &settings);
     let ids = runtime.block_on(async {
         push(data).await;
         durable(&client(data).await, 9).await
@@ -135,7 +138,7 @@ fn unproven(data: &Path, runtime: &tokio::runtime::Runtime) -> Unproven {
     Unproven { ids, segment, whole, record }
 }
 
-/// A prover is killed with openings before it, and one of these rots on the disk.
+/// A node ends with openings before its prover, and one of these rots on the disk.
 #[test]
 fn a_damaged_opening_fails_its_request_alone_and_who_waits_for_a_lost_one_is_told() {
     let data = tempfile::tempdir().unwrap();
