@@ -96,6 +96,11 @@ impl Judge {
         Self { folder, keys: HashMap::new(), models: HashMap::new() }
     }
 
+    /// Whether a model is in memory, so that its file is not read.
+    pub(crate) fn holds(&self, id: &ModelId) -> bool {
+        self.models.contains_key(id)
+    }
+
     /// Checks proofs, those under one key together, on the threads of the current rayon pool.
     ///
     /// # Errors

@@ -219,6 +219,11 @@ impl Workbench {
         Self { models, keys: Keys::new(keys), max_constraints, benches: VecDeque::new(), maker: None }
     }
 
+    /// Whether a model's bench is in memory, so that its file is not read.
+    pub(crate) fn holds(&self, id: &ModelId, statement: StatementKind) -> bool {
+        self.benches.iter().any(|(held, _)| *held == (*id, statement))
+    }
+
     /// The bench of a model. A key is made if there is none: seconds for a large circuit.
     pub(crate) fn get(
         &mut self,

@@ -1,7 +1,7 @@
 //! `haca prover`: proves what a node elsewhere has answered.
 //!
 //! It keeps models, circuits' keys and its own key; what it was doing when it was killed, the node gives to another, or
-//! again. A proof that could not be handed in is handed in when the same request comes again.
+//! again. Proofs that could not be handed in are handed in when the same requests come again.
 
 use super::counts::Counts;
 use super::frame::Kind;
@@ -11,9 +11,11 @@ use crate::proving::attempt::{self, Made, Unprovable};
 use crate::proving::queue::{Announced, Job};
 use crate::proving::workbench::{Models, Workbench};
 use haca_settle::OpeningPosition;
-use haca_wire::Digest;
+use haca_verifier::zk::StatementKind;
 use haca_wire::connect::Connect;
 use haca_wire::sign::Role;
+use haca_wire::{Digest, ModelId};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,8 +31,26 @@ struct Bench {
     workbench: Option<Workbench>,
     pool: Arc<rayon::ThreadPool>,
     models: Models,
-    /// The last proof, by its leaf's hash, in case it did not arrive.
-    made: Option<(Digest, Made)>,
+    made: LastMade,
+}
+
+/// The last proofs, the newest in front, by their leaves' hashes. One that did not arrive, or came after the node had given
+/// up waiting for it, need not be made again.
+#[derive(Default)]
+struct LastMade(VecDeque<(Digest, Made)>);
+
+impl LastMade {
+    /// Each has a KB or two, most of it the verification key.
+    const MAX: usize = 64;
+
+    fn of(&self, leaf: &Digest) -> Option<&Made> {
+        self.0.iter().find(|(of, _)| of == leaf).map(|(_, made)| made)
+    }
+
+    fn keep(&mut self, leaf: Digest, made: Made) {
+        self.0.truncate(Self::MAX - 1);
+        self.0.push_front((leaf, made));
+    }
 }
 
 impl Prover {
@@ -48,7 +68,8 @@ impl Prover {
         // The node knows what it gives out.
         let workbench = Workbench::new(models.clone(), &data.join("keys"), usize::MAX);
         let node = Node::new(connect, Role::Prover, seed)?;
-        let bench = Bench { workbench: Some(workbench), pool: Arc::new(pool), models, made: None };
+        let bench =
+            Bench { workbench: Some(workbench), pool: Arc::new(pool), models, made: LastMade::default() };
         Ok(Self { node, bench })
     }
 
@@ -86,38 +107,62 @@ impl Bench {
     }
 
     async fn prove(&mut self, link: &mut Link, job: Job) -> Result<(), LinkError> {
-        let (position, request, hash) = (job.position, job.leaf.request, job.leaf.hash());
-        if self.made.as_ref().is_none_or(|(of, _)| *of != hash) {
-            if let Err(why) = link.fetch(&self.models, &job.leaf.model).await? {
-                tracing::error!(%request, why, "cannot be proven");
-                return decline(link, position, &why).await;
-            }
-            let begun = Instant::now();
-            let made = self
-                .blocking(move |workbench, pool| attempt::prove(workbench, pool, &job.leaf, &job.opening));
-            match made.await {
-                Ok(made) => {
-                    link.counts.worked(begun.elapsed());
-                    tracing::info!(%request, seconds = begun.elapsed().as_secs_f64(), "proven");
-                    self.made = Some((hash, made));
-                }
-                Err(Unprovable::Bench(error)) if error.may_pass() => return Err(LinkError::Disk(error)),
-                Err(reason) => {
-                    tracing::error!(%request, %reason, "cannot be proven");
-                    return decline(link, position, &reason.to_caller()).await;
-                }
-            }
-        }
-        let Some((_, made)) = &self.made else { return Ok(()) };
-        let proven = Proven { position, proof: made.proof, key: made.key_bytes.clone() };
+        let (position, hash) = (job.position, job.leaf.hash());
+        let made = match self.made.of(&hash) {
+            Some(made) => made.clone(),
+            None => match self.make(link, job).await? {
+                Ok(made) => made,
+                Err(why) => return decline(link, position, &why).await,
+            },
+        };
+        let proven = Proven { position, proof: made.proof, key: made.key_bytes };
         link.send(Kind::Proven, &proven.encode()).await?;
         link.counts.results.fetch_add(1, Relaxed);
         Ok(())
     }
 
+    /// Makes a proof and keeps it. The inner error is what the node is told.
+    async fn make(&mut self, link: &mut Link, job: Job) -> Result<Result<Made, String>, LinkError> {
+        let (request, model, hash) = (job.leaf.request, job.leaf.model, job.leaf.hash());
+        if let Err(why) = self.fetch(link, &model, StatementKind::of(&job.leaf)).await? {
+            tracing::error!(%request, why, "cannot be proven");
+            return Ok(Err(why));
+        }
+        let begun = Instant::now();
+        let made =
+            self.blocking(move |workbench, pool| attempt::prove(workbench, pool, &job.leaf, &job.opening));
+        match made.await {
+            Ok(made) => {
+                link.counts.worked(begun.elapsed());
+                tracing::info!(%request, seconds = begun.elapsed().as_secs_f64(), "proven");
+                self.made.keep(hash, made.clone());
+                Ok(Ok(made))
+            }
+            Err(Unprovable::Bench(error)) if error.may_pass() => Err(LinkError::Disk(error)),
+            Err(reason) => {
+                tracing::error!(%request, %reason, "cannot be proven");
+                Ok(Err(reason.to_caller()))
+            }
+        }
+    }
+
+    /// Sees to it that a model can be proven: one that is in memory needs no file.
+    async fn fetch(
+        &mut self,
+        link: &mut Link,
+        model: &ModelId,
+        statement: StatementKind,
+    ) -> Result<Result<(), String>, LinkError> {
+        let bench = self.workbench.as_ref();
+        match bench.is_some_and(|bench| bench.holds(model, statement)) {
+            true => Ok(Ok(())),
+            false => link.fetch(&self.models, model).await,
+        }
+    }
+
     async fn make_ready(&mut self, link: &mut Link, announced: Announced) -> Result<(), LinkError> {
         let model = announced.model;
-        if let Err(why) = link.fetch(&self.models, &model).await? {
+        if let Err(why) = self.fetch(link, &model, StatementKind::Open).await? {
             tracing::error!(%model, why, "cannot be proven");
             return Ok(());
         }
@@ -146,4 +191,27 @@ impl Bench {
 async fn decline(link: &mut Link, position: OpeningPosition, why: &str) -> Result<(), LinkError> {
     link.counts.declined.fetch_add(1, Relaxed);
     link.send(Kind::Unprovable, &message::encode_unprovable(position, why)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use haca_wire::event::PROOF_LEN;
+
+    #[test]
+    fn the_last_proofs_are_kept_and_the_oldest_goes_first() {
+        let leaf = |number: usize| Digest([number as u8; 32]);
+        let mut last = LastMade::default();
+        for number in 0..=LastMade::MAX {
+            let made = Made {
+                proof: [number as u8; PROOF_LEN],
+                key: Digest::default(),
+                key_bytes: Vec::new(),
+                output: Vec::new(),
+            };
+            last.keep(leaf(number), made);
+        }
+        assert_eq!(last.of(&leaf(0)), None);
+        assert!((1..=LastMade::MAX).all(|number| last.of(&leaf(number)).unwrap().proof[0] == number as u8));
+    }
 }

@@ -143,7 +143,9 @@ impl Bench {
         shown: Vec<Shown>,
         head: TreeHead,
     ) -> Result<Vec<Ruling>, LinkError> {
-        let models: BTreeSet<ModelId> = shown.iter().map(|shown| shown.case.leaf.model).collect();
+        let held = |model: &ModelId| self.judge.as_ref().is_some_and(|judge| judge.holds(model));
+        let models = shown.iter().map(|shown| shown.case.leaf.model);
+        let models: BTreeSet<ModelId> = models.filter(|model| !held(model)).collect();
         for model in models {
             // Of its proofs, nothing can be said; of the others, something can.
             if let Err(why) = link.fetch(&self.models, &model).await? {
