@@ -34,6 +34,15 @@ pub(crate) enum Pairwise {
     Multiply,
 }
 
+/// What fixed point has no rule for: it must be part of a layer normalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unruled {
+    Root,
+    Reciprocal,
+    /// Of two values of one length.
+    Quotient,
+}
+
 /// A tree node: goes to `when_true` if `comparison(x, threshold)`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Branch {
@@ -117,6 +126,7 @@ pub(crate) enum Operation {
     },
     Function(Function),
     Pairwise(Pairwise),
+    Unruled(Unruled),
     Ensemble(Ensemble),
     Recurrent(Box<FloatRecurrent>),
     /// Elements of the inputs, one after the other; the constant where the index is -1.
@@ -209,6 +219,11 @@ impl FloatGraph {
                 Operation::Function(function) => x.iter().map(|&x| function.apply(x)).collect(),
                 Operation::Pairwise(pairwise) => {
                     x.iter().zip(&values[step.inputs[1]]).map(|(&a, &b)| pairwise.apply(a, b)).collect()
+                }
+                Operation::Unruled(Unruled::Root) => x.iter().map(|x| x.sqrt()).collect(),
+                Operation::Unruled(Unruled::Reciprocal) => x.iter().map(|x| x.recip()).collect(),
+                Operation::Unruled(Unruled::Quotient) => {
+                    x.iter().zip(&values[step.inputs[1]]).map(|(a, b)| a / b).collect()
                 }
                 Operation::Ensemble(ensemble) => ensemble.run(x),
                 Operation::Recurrent(layer) => layer.run(x, &mut extents[step.output]),

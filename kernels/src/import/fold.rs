@@ -2,7 +2,7 @@
 
 mod moves;
 
-pub(super) use moves::permutation;
+pub(super) use moves::{permutation, remove_unused};
 
 use super::attention;
 use super::float::{FloatConv, FloatGraph, Operation, Step, Value};
@@ -101,7 +101,7 @@ fn fold_last_step(graph: &mut FloatGraph) -> bool {
     false
 }
 
-/// Dense or affine, then affine: one step, if nothing else reads what lies between.
+/// Dense, affine or a layer normalisation, then affine: one step, if nothing else reads what lies between.
 fn fold_into_producer(graph: &mut FloatGraph) -> bool {
     let counts = use_counts(graph);
     for index in 0..graph.steps.len() {
@@ -115,6 +115,7 @@ fn fold_into_producer(graph: &mut FloatGraph) -> bool {
         match &graph.steps[producer].operation {
             Operation::Dense { .. } | Operation::Affine { .. } => {}
             Operation::Conv(conv) if by_channel(scale, offset, conv.bias.len()) => {}
+            Operation::LayerNorm { scale: own, .. } if by_channel(scale, offset, own.len()) => {}
             _ => continue,
         }
         let (scale, offset) = (scale.clone(), offset.clone());
@@ -133,7 +134,8 @@ fn fold_into_producer(graph: &mut FloatGraph) -> bool {
                 }
                 conv.bias.iter_mut().zip(scale.iter().zip(&offset)).for_each(|(b, (s, o))| *b = *b * s + o);
             }
-            Operation::Affine { scale: own_scale, offset: own_offset } => {
+            Operation::Affine { scale: own_scale, offset: own_offset }
+            | Operation::LayerNorm { scale: own_scale, offset: own_offset, .. } => {
                 own_offset.iter_mut().zip(scale.iter().zip(&offset)).for_each(|(b, (s, o))| *b = *b * s + o);
                 own_scale.iter_mut().zip(&scale).for_each(|(own, scale)| *own *= scale);
             }
@@ -149,7 +151,7 @@ fn fold_into_producer(graph: &mut FloatGraph) -> bool {
     false
 }
 
-/// Whether a scale and an offset are the same at every place of an image with so many channels.
+/// Whether a scale and an offset are the same at every place of an image with so many channels, or in every group.
 fn by_channel(scale: &[f64], offset: &[f64], channels: usize) -> bool {
     let repeats = |values: &[f64]| values.chunks_exact(channels).all(|chunk| chunk == &values[..channels]);
     repeats(scale) && repeats(offset)

@@ -10,7 +10,7 @@ use prost::Message;
 use super::constant::Constant;
 use super::float::{FloatGraph, Operation, Step, Value};
 use super::onnx::{Dimension, GraphProto, ModelProto, NodeProto, TypeProto, data_type};
-use super::operators::FOLDED;
+use super::operators::{FOLDED, SPELLED};
 use super::{ImportError, UnsupportedNode, attention, fold};
 
 /// Operators that are imported, by name; those of other domains than ONNX's own carry it.
@@ -163,6 +163,8 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     if value == 0 {
         reader.serve_input(&served);
     }
+    attention::normal::recognise(&mut reader.graph);
+    attention::normal::refuse_others(&reader.graph)?;
     fold::fold(&mut reader.graph);
     Ok(Imported { graph: reader.graph, served_output: served, dropped_outputs: dropped })
 }
@@ -232,7 +234,7 @@ fn unsupported(graph: &GraphProto, live: &[&NodeProto]) -> Vec<UnsupportedNode> 
             constants.extend(node.output.iter().map(String::as_str));
         }
         let folds = is_constant && FOLDED.contains(&&operator[..]);
-        if !folds && !SUPPORTED.contains(&&operator[..]) {
+        if !folds && !SPELLED.contains(&&operator[..]) && !SUPPORTED.contains(&&operator[..]) {
             unsupported.push(UnsupportedNode { node: node.label().into(), operator });
         }
     }

@@ -7,9 +7,12 @@ mod linear;
 
 pub(super) use constants::FOLDED;
 
+/// Operators of computed values that only a layer normalisation may be made of.
+pub(super) const SPELLED: &[&str] = &["Reciprocal", "Sqrt"];
+
 use super::ImportError;
 use super::constant::Constant;
-use super::float::Function;
+use super::float::{Function, Operation, Unruled, Value};
 use super::graph::{Known, Reader, is_float, refuse};
 use super::onnx::NodeProto;
 use super::trees;
@@ -76,6 +79,14 @@ impl Reader {
             "Pow" => self.power(node),
             "Neg" => self.negated(node, 0).map(drop),
             "Abs" => self.absolute(node),
+            "Sqrt" => {
+                let value = self.any_value(node, 0)?;
+                self.unruled(node, 0, Unruled::Root, vec![value]).map(drop)
+            }
+            "Reciprocal" => {
+                let value = self.any_value(node, 0)?;
+                self.unruled(node, 0, Unruled::Reciprocal, vec![value]).map(drop)
+            }
             "Relu" => self.function(node, Function::Relu),
             "Sigmoid" => self.function(node, Function::Sigmoid),
             "Tanh" => self.function(node, Function::Tanh),
@@ -93,6 +104,20 @@ impl Reader {
             "ai.onnx.ml.Normalizer" => self.normalizer(node),
             _ => trees::read(self, node),
         }
+    }
+
+    /// Element by element, of values of one shape.
+    fn unruled(
+        &mut self,
+        node: &NodeProto,
+        output: usize,
+        unruled: Unruled,
+        values: Vec<Value>,
+    ) -> Result<Value, ImportError> {
+        let (shape, axis) = (self.graph.shapes[values[0]].clone(), self.batch_axis(values[0]));
+        self.step(node, output, Operation::Unruled(unruled), values, shape)?;
+        self.set_batch_axis(axis);
+        Ok(self.last_value())
     }
 
     fn function(&mut self, node: &NodeProto, function: Function) -> Result<(), ImportError> {

@@ -37,6 +37,9 @@ const WIDE_OUTPUT_BITS: u32 = 29;
 /// an element that hardly moved in calibration may do so later.
 const QUIET: f64 = 8.0;
 
+/// The bound of a summand is at least this share of the other's.
+const LEAST_SUMMAND: f64 = 1.0 / 4096.0;
+
 pub(crate) fn quantize(
     float: &FloatGraph,
     ranges: &Ranges,
@@ -84,6 +87,7 @@ fn fused_into<'a>(float: &'a FloatGraph, step: &Step) -> Option<&'a Step> {
             pool.reduction == Reduction::Sum && matches!(function, Function::Relu | Function::Clip(..))
         }
         Operation::Function(_)
+        | Operation::Unruled(_)
         | Operation::Ensemble(_)
         | Operation::Recurrent(_)
         | Operation::Move { .. }
@@ -195,7 +199,7 @@ impl Builder<'_> {
         let leaky = matches!(function, Some(Function::Leaky(_)));
         // The slope is applied after rounding, so the argument must fit too.
         let bound = if leaky { self.ranges.bound(before) } else { 0.0 }.max(self.ranges.bound(value));
-        let bound = bound * self.options.headroom;
+        let bound = bound.max(self.beside(value)) * self.options.headroom;
         let i16_bounds = || {
             let exponent = shared.unwrap_or(bits as i32).min(bits as i32);
             exponent.clamp(*OUTPUT_EXPONENTS.start(), *OUTPUT_EXPONENTS.end())
@@ -235,6 +239,17 @@ impl Builder<'_> {
                 self.tensor(value, name, element, exponent, bounds)
             }
         }
+    }
+
+    /// The least bound that a summand is given: much finer than the sum, its scale would gain nothing, and an Add takes only
+    /// scales that are not too far apart.
+    fn beside(&self, value: Value) -> f64 {
+        let is_sum =
+            |step: &&Step| matches!(step.operation, Operation::Pairwise(Pairwise::Add | Pairwise::Subtract));
+        let sums = self.consumers(value).filter(is_sum);
+        sums.flat_map(|sum| &sum.inputs)
+            .map(|&input| self.ranges.bound(input) * LEAST_SUMMAND)
+            .fold(0.0, f64::max)
     }
 
     /// The tensors of a move's inputs, all at one scale and of one element type: the coarsest scale there is.
@@ -404,6 +419,7 @@ impl Builder<'_> {
                 let norm = attention::quantize::layer_norm(step, *epsilon, scale, offset, input)?;
                 Operator::LayerNorm(norm)
             }
+            Operation::Unruled(_) => return Err(attention::normal::refusal(step)),
             Operation::Function(own) => {
                 output = self.output_tensor(value, step.inputs[0], &step.name, Some(*own));
                 Operator::Map(activation_of(Some(*own)))

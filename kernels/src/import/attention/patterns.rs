@@ -1,10 +1,9 @@
-//! Functions that exporters spell out: GELU by `Erf`, and layer normalisation by means and a root. Each becomes the one
-//! operator that later opsets have for it.
+//! GELU, which exporters spell out by `Erf` or by `Tanh`: it becomes the one operator that later opsets have for it.
 
 use std::collections::HashMap;
 
 use crate::import::constant::Constant;
-use crate::import::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::import::onnx::{AttributeProto, GraphProto, NodeProto};
 
 /// How far an exported constant may be from what it stands for.
 const TOLERANCE: f64 = 1e-4;
@@ -15,7 +14,7 @@ pub(crate) fn recognise(graph: &mut GraphProto) {
         let names = Names::new(graph);
         let one = |node: &NodeProto| match node.op_type.as_deref() {
             Some("Erf") => names.gelu(node),
-            Some("Sqrt") => names.layer_norm(node),
+            Some("Tanh") => names.gelu_by_tanh(node),
             _ => None,
         };
         graph.node.iter().filter_map(one).collect()
@@ -106,12 +105,36 @@ impl<'a> Names<'a> {
     /// `x / 2 * (1 + erf(x / sqrt(2)))`, multiplied in any order.
     fn gelu(&self, erf: &'a NodeProto) -> Option<(usize, NodeProto)> {
         let x = self.scaled(erf.input.first()?, std::f64::consts::FRAC_1_SQRT_2)?;
-        let erf = erf.output.first()?;
-        let (_, sum) = self.reader(erf, "Add")?;
-        let sum = Self::other(sum, erf).filter(|one| self.is(one, 1.0)).and(sum.output.first())?;
+        self.half_of(x, erf, Vec::new())
+    }
+
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.
+    fn gelu_by_tanh(&self, tanh: &'a NodeProto) -> Option<(usize, NodeProto)> {
+        let sum = self.scaled(tanh.input.first()?, (2.0 / std::f64::consts::PI).sqrt())?;
+        let [a, b] = &self.maker(sum, "Add")?.input[..] else { return None };
+        let is_cube_of = |name: &str, x: &str| {
+            let cube = self.scaled(name, 0.044715).and_then(|cube| self.maker(cube, "Pow"));
+            cube.is_some_and(|cube| matches!(&cube.input[..], [of, three] if of == x && self.is(three, 3.0)))
+        };
+        let x = if is_cube_of(b, a) { a } else { is_cube_of(a, b).then_some(b)? };
+        let name = Some("approximate".into());
+        let approximate = AttributeProto { name, s: Some(b"tanh".to_vec()), ..Default::default() };
+        self.half_of(x, tanh, vec![approximate])
+    }
+
+    /// `x / 2 * (1 + function)`, multiplied in any order.
+    fn half_of(
+        &self,
+        x: &'a str,
+        function: &'a NodeProto,
+        attributes: Vec<AttributeProto>,
+    ) -> Option<(usize, NodeProto)> {
+        let function = function.output.first()?;
+        let (_, sum) = self.reader(function, "Add")?;
+        let sum = Self::other(sum, function).filter(|one| self.is(one, 1.0)).and(sum.output.first())?;
         let (index, product) = self.reader(sum, "Mul")?;
         let factor = Self::other(product, sum)?;
-        let whole = |index: usize, node: &NodeProto| (index, one_node("Gelu", node, &[x], Vec::new()));
+        let whole = |index: usize, node: &NodeProto| (index, one_node("Gelu", node, &[x], attributes));
         if self.scaled(factor, 0.5) == Some(x) {
             return Some(whole(index, product));
         }
@@ -120,61 +143,6 @@ impl<'a> Names<'a> {
         let rest = Self::other(last, product)?;
         let fits = factor == x && self.is(rest, 0.5) || rest == x && self.is(factor, 0.5);
         fits.then(|| whole(index, last))
-    }
-
-    /// The input and axis of a mean that keeps its dimension.
-    fn mean(&self, name: &str) -> Option<(&'a str, i64)> {
-        let node = self.maker(name, "ReduceMean")?;
-        let axis = match (node.ints("axes"), node.input.get(1)) {
-            (&[axis], None) => axis,
-            ([], Some(axes)) => *self.scalars.get(axes.as_str())? as i64,
-            _ => return None,
-        };
-        (node.int("keepdims", 1) == 1).then_some((node.input.first()?.as_str(), axis))
-    }
-
-    /// A value less its mean: the value, and the axis.
-    fn centered(&self, name: &str) -> Option<(&'a str, i64)> {
-        let [x, mean] = &self.maker(name, "Sub")?.input[..] else { return None };
-        self.mean(mean).filter(|(of, _)| of == x)
-    }
-
-    /// `(x - mean) / sqrt(variance + epsilon)`, and a scale and an offset if they follow.
-    fn layer_norm(&self, root: &'a NodeProto) -> Option<(usize, NodeProto)> {
-        let sum = self.maker(root.input.first()?, "Add")?;
-        let epsilon = sum.input.iter().find_map(|input| self.scalars.get_key_value(input.as_str()))?;
-        let (square, axis) = self.mean(Self::other(sum, epsilon.0)?)?;
-        let distance = match (self.maker(square, "Pow"), self.maker(square, "Mul")) {
-            (Some(power), _) if self.is(power.input.get(1)?, 2.0) => power.input.first()?,
-            (_, Some(product)) if product.input.first() == product.input.get(1) => product.input.first()?,
-            _ => return None,
-        };
-        let (x, own_axis) = self.centered(distance)?;
-        let (index, quotient) = self.reader(root.output.first()?, "Div")?;
-        if self.centered(quotient.input.first()?)? != (x, axis) || own_axis != axis {
-            return None;
-        }
-        let (mut last, mut inputs) = ((index, quotient), vec![x]);
-        let constant = |name: &str| {
-            let initializer = |tensor: &TensorProto| tensor.name.as_deref() == Some(name);
-            self.maker(name, "Constant").is_some() || self.graph.initializer.iter().any(initializer)
-        };
-        for operator in ["Mul", "Add"] {
-            let name = last.1.output.first()?;
-            let next = self.reader(name, operator).and_then(|next| Some((next, Self::other(next.1, name)?)));
-            match next.filter(|(_, other)| constant(other)) {
-                Some((next, other)) => {
-                    last = next;
-                    inputs.push(other);
-                }
-                None if operator == "Mul" => inputs.push(""),
-                None => {}
-            }
-        }
-        let axis = AttributeProto { name: Some("axis".into()), i: Some(axis), ..Default::default() };
-        let epsilon =
-            AttributeProto { name: Some("epsilon".into()), f: Some(*epsilon.1 as f32), ..Default::default() };
-        Some((last.0, one_node("LayerNormalization", last.1, &inputs, vec![axis, epsilon])))
     }
 }
 

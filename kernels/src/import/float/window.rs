@@ -63,6 +63,16 @@ impl FloatConv {
 }
 
 impl FloatPool {
+    /// For each place, the pixels that it meets.
+    pub(crate) fn met(&self) -> Vec<Vec<usize>> {
+        let met = |place| {
+            let mut pixels = Vec::new();
+            taps(&self.window, place, |_, pixel| pixels.push(pixel));
+            pixels
+        };
+        places(&self.window).map(met).collect()
+    }
+
     pub(crate) fn run(&self, x: &[f64]) -> Vec<f64> {
         let channels = self.window.channels as usize;
         let mut y = Vec::with_capacity(channels * self.window.places().iter().product::<usize>());

@@ -14,7 +14,7 @@ pub(super) fn is_range(indices: &[i32], start: usize) -> bool {
 }
 
 /// Steps that folding has left without a reader.
-fn remove_unused(graph: &mut FloatGraph) -> bool {
+pub(crate) fn remove_unused(graph: &mut FloatGraph) -> bool {
     let counts = use_counts(graph);
     let before = graph.steps.len();
     graph.steps.retain(|step| counts[step.output] > 0);

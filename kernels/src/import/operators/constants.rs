@@ -41,7 +41,7 @@ fn takes_rows(operator: &str, index: usize, among_constants: bool) -> bool {
     match operator {
         "Cast" | "ConstantOfShape" | "Expand" | "Flatten" | "Identity" | "ReduceProd" | "Reshape"
         | "Shape" | "Size" | "Squeeze" | "Tile" | "Transpose" | "Unsqueeze" => true,
-        "Concat" | "Div" | "Equal" | "Mul" | "Where" => among_constants,
+        "Concat" | "Div" | "Equal" | "Max" | "Mul" | "Where" => among_constants,
         // Of what they move, not of the places.
         "Gather" | "Slice" | "Split" => index == 0,
         _ => false,
@@ -84,8 +84,9 @@ impl Reader {
         let operator = node.operator();
         let rows_lost = || refuse(node, "what it makes of the number of rows is no multiple of it");
         let folded = match (&operator[..], &inputs[..]) {
-            ("Mul" | "Div" | "Equal", &[a, b]) if !keeps_rows(&operator, a, b) => return rows_lost(),
+            ("Mul" | "Div" | "Equal" | "Max", &[a, b]) if !keeps_rows(&operator, a, b) => return rows_lost(),
             ("Mod", &[a, b]) if node.int("fmod", 0) != 0 => pairwise("fmod", a, b),
+            ("MatMul", &[a, b]) => matrix_product(a, b),
             ("Where", &[condition, a, b]) => choose(condition, a, b),
             ("Range", &[start, limit, step]) => range(start, limit, step),
             ("Tile", &[constant, repeats]) => tile(constant, repeats),
@@ -197,6 +198,10 @@ fn keeps_rows(operator: &str, a: &Constant, b: &Constant) -> bool {
         ("Div", true, false) => of_batch(a / b),
         ("Equal", true, false) => b <= 0.0,
         ("Equal", false, true) => a <= 0.0,
+        // Of dimensions that are broadcast: there is one row at least.
+        ("Max", true, false) => b <= 1.0,
+        ("Max", false, true) => a <= 1.0,
+        ("Max", true, true) => a == b,
         _ => false,
     })
 }
@@ -270,6 +275,20 @@ fn tile(constant: &Constant, repeats: &Constant) -> Option<Constant> {
     };
     let values = (0..count as usize).map(at).collect();
     Some(Constant { shape, values, is_integer: constant.is_integer })
+}
+
+/// Of two matrices: what is made of an initial state.
+fn matrix_product(a: &Constant, b: &Constant) -> Option<Constant> {
+    let (&[rows, inner], &[height, columns]) = (&a.shape[..], &b.shape[..]) else { return None };
+    if inner != height || rows as f64 * inner as f64 * columns as f64 > MAX_ELEMENTS {
+        return None;
+    }
+    let at = |index: usize| {
+        let (row, column) = (index / columns, index % columns);
+        (0..inner).map(|k| a.values[row * inner + k] * b.values[k * columns + column]).sum()
+    };
+    let values = (0..rows * columns).map(at).collect();
+    Some(Constant { shape: vec![rows, columns], values, is_integer: a.is_integer && b.is_integer })
 }
 
 /// Of all elements: what is made of a shape.

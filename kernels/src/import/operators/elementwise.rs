@@ -3,8 +3,8 @@
 use crate::import::ImportError;
 use crate::import::array::{Array, Dimension};
 use crate::import::constant::Constant;
-use crate::import::float::{Function, Operation, Pairwise, Value};
-use crate::import::graph::{Known, NO_OUTPUT, Reader, refuse};
+use crate::import::float::{Function, Operation, Pairwise, Unruled, Value};
+use crate::import::graph::{Known, MERGED, NO_OUTPUT, Reader, refuse};
 use crate::import::onnx::NodeProto;
 
 impl Reader {
@@ -13,13 +13,13 @@ impl Reader {
         let (left, right) = (self.input(node, 0)?.clone(), self.input(node, 1)?.clone());
         let (value, constant, constant_first) = match (left, right) {
             (Known::Value(a), Known::Value(b)) => {
+                let [a, b] = self.broadcast(node, [a, b])?;
                 let pairwise = match operator.as_str() {
                     "Add" => Pairwise::Add,
                     "Sub" => Pairwise::Subtract,
                     "Mul" => Pairwise::Multiply,
-                    _ => return refuse(node, "a quotient of two computed values is not supported"),
+                    _ => return self.unruled(node, 0, Unruled::Quotient, vec![a, b]).map(drop),
                 };
-                let [a, b] = self.broadcast(node, [a, b])?;
                 return self.pairwise(node, 0, pairwise, [a, b]);
             }
             (Known::Value(value), Known::Constant(constant)) => (value, constant, false),
@@ -28,6 +28,7 @@ impl Reader {
                 return refuse(node, "of two constants that do not fit each other");
             }
         };
+        let value = self.widened(node, value, &constant)?;
         let Some(constants) = self.spread(value, &constant) else {
             let shape = &self.graph.shapes[value];
             return refuse(
@@ -43,10 +44,32 @@ impl Reader {
             ("Sub", true) => (vec![-1.0; len], constants),
             ("Mul", _) => (constants, vec![0.0; len]),
             ("Div", false) => (constants.iter().map(|value| 1.0 / value).collect(), vec![0.0; len]),
-            _ => return refuse(node, "a constant divided by a computed value is not supported"),
+            _ => {
+                let inverse = self.unruled(node, NO_OUTPUT, Unruled::Reciprocal, vec![value])?;
+                return self.affine(node, 0, inverse, constants, vec![0.0; len]).map(drop);
+            }
         };
         self.affine(node, 0, value, scale, offset)?;
         Ok(())
+    }
+
+    /// A value repeated along the dimensions in which a constant beside it is longer.
+    fn widened(&mut self, node: &NodeProto, value: Value, constant: &Constant) -> Result<Value, ImportError> {
+        let own = self.dimensions(value);
+        let rank = own.len().max(constant.shape.len());
+        let at = |index: usize| {
+            let own = (index + own.len()).checked_sub(rank).map_or(Some(1), |index| own[index]);
+            let other =
+                (index + constant.shape.len()).checked_sub(rank).map_or(1, |index| constant.shape[index]);
+            if own == Some(1) { Some(other as u32) } else { own }
+        };
+        let to: Vec<Dimension> = (0..rank).map(at).collect();
+        if to == own || self.batch_axis(value) == MERGED {
+            return Ok(value);
+        }
+        let Some(array) = Array::whole(own).and_then(|array| array.expanded(&to)) else { return Ok(value) };
+        self.moved_values(node, NO_OUTPUT, vec![value], array, 0.0)?;
+        Ok(self.last_value())
     }
 
     /// One value of a constant for each element of a row, by the rule of broadcasting.

@@ -124,6 +124,106 @@ fn layer_normalisation_and_gelu_are_recognised_where_they_are_spelled_out() {
     }
 }
 
+/// `x * r + (beta - mean * r)` with `r = gamma / sqrt(variance + epsilon)`, where the normalised dimension lies before the other
+/// until the end, and the mean of squares is divided by one less.
+#[test]
+fn layer_normalisation_is_recognised_in_whatever_order_it_is_written() {
+    let with = |mut node: NodeProto, attributes: Vec<AttributeProto>| {
+        node.attribute = attributes;
+        node
+    };
+    let turn = |input: &str, output: &str| {
+        with(node("Transpose", &[input], &[output]), vec![ints("perm", &[0, 2, 1])])
+    };
+    let nodes = vec![
+        turn("x", "t"),
+        with(node("ReduceMean", &["t"], &["mean"]), vec![ints("axes", &[1])]),
+        node("Neg", &["mean"], &["negative"]),
+        node("Add", &["t", "negative"], &["distance"]),
+        node("Mul", &["distance", "distance"], &["square"]),
+        with(node("ReduceSum", &["square"], &["sum"]), vec![ints("axes", &[1])]),
+        node("Mul", &["sum", "fifth"], &["variance"]),
+        node("Add", &["variance", "epsilon"], &["v"]),
+        node("Sqrt", &["v"], &["root"]),
+        node("Div", &["gamma", "root"], &["r"]),
+        turn("r", "back"),
+        node("Mul", &["x", "back"], &["first"]),
+        turn("negative", "n"),
+        node("Mul", &["n", "back"], &["second"]),
+        node("Sub", &["second", "minus_beta"], &["third"]),
+        node("Add", &["first", "third"], &["y"]),
+    ];
+    let (gamma, beta) = ([0.5, 2.0, -1.0, 0.25, 0.0, 1.0], weights(5, 6));
+    let initializers = vec![
+        scalar("fifth", 0.2),
+        scalar("epsilon", 0.01),
+        tensor("gamma", &[6, 1], &gamma),
+        tensor("minus_beta", &[6], &beta.iter().map(|beta| -beta).collect::<Vec<_>>()),
+    ];
+    let rows = spread(50, 24);
+    let compiled = compiled(&model(nodes, initializers, &[4, 6], &["y"]), &rows).unwrap();
+    assert_eq!(operators(&compiled), ["layer_norm"]);
+    assert!(compiled.report.relative_error() < 1e-3, "{}", compiled.report.relative_error());
+    let answers = run(&compiled.file, rows.row(7));
+    for (place, row) in rows.row(7).chunks(6).enumerate() {
+        let mean = row.iter().sum::<f32>() / 6.0;
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 5.0;
+        for (at, x) in row.iter().enumerate() {
+            let expected = (x - mean) / (variance + 0.01).sqrt() * gamma[at] + beta[at];
+            assert!((answers[place * 6 + at] - expected).abs() < 5e-3, "{place} {at}");
+        }
+    }
+}
+
+#[test]
+fn what_is_nearly_a_layer_normalisation_is_not_taken_for_one() {
+    // The mean of one half, the variance of all; another epsilon after the root; a mean that counts for half.
+    for (nodes, unit) in [
+        (vec![node("Slice", &["h", "zero", "six", "last"], &["part"])], "part"),
+        (vec![node("Mul", &["h", "half"], &["part"])], "part"),
+        (vec![node("Relu", &["h"], &["part"])], "part"),
+    ] {
+        let mut other = spelled_out(true);
+        let graph = other.graph.as_mut().unwrap();
+        graph.initializer.extend([list("zero", &[0]), list("six", &[6]), list("last", &[-1])]);
+        let place = graph.node.iter().position(|node| node.output == ["mean"]).unwrap();
+        graph.node[place].input[0] = unit.into();
+        graph.node.splice(place..place, nodes);
+        let message = refusal(&other, &spread(4, 4));
+        assert!(message.contains("Sqrt (node 'Sqrt node')"), "{message}");
+    }
+    let nodes = vec![node("MatMul", &["x", "w"], &["h"]), node("Div", &["h", "x"], &["y"])];
+    let message =
+        refusal(&model(nodes, vec![tensor("w", &[4, 4], &weights(1, 16))], &[4], &["y"]), &spread(4, 4));
+    assert!(message.contains("a quotient of two computed values"), "{message}");
+    let nodes = vec![node("Div", &["one", "x"], &["y"])];
+    let message = refusal(&model(nodes, vec![scalar("one", 1.0)], &[4], &["y"]), &spread(4, 4));
+    assert!(message.contains("a constant divided by a computed value"), "{message}");
+}
+
+#[test]
+fn gelu_by_tanh_is_recognised_where_it_is_spelled_out() {
+    let nodes = vec![
+        node("MatMul", &["x", "w"], &["h"]),
+        node("Pow", &["h", "three"], &["cube"]),
+        node("Mul", &["a", "cube"], &["b"]),
+        node("Add", &["h", "b"], &["sum"]),
+        node("Mul", &["root", "sum"], &["argument"]),
+        node("Tanh", &["argument"], &["tanh"]),
+        node("Add", &["one", "tanh"], &["above"]),
+        node("Mul", &["half", "h"], &["halved"]),
+        node("Mul", &["halved", "above"], &["y"]),
+    ];
+    let constants = |a: f32| {
+        let scalars = [("a", a), ("three", 3.0), ("root", 0.797_884_6), ("one", 1.0), ("half", 0.5)];
+        let scalars = scalars.into_iter().map(|(name, value)| scalar(name, value));
+        scalars.chain([tensor("w", &[4, 3], &weights(1, 12))]).collect::<Vec<_>>()
+    };
+    let of = |a| compiled(&model(nodes.clone(), constants(a), &[4], &["y"]), &spread(50, 4)).unwrap();
+    assert_eq!(operators(&of(0.044715)), ["dense"]);
+    assert!(operators(&of(0.05)).len() > 1, "another function is computed as it is written");
+}
+
 #[test]
 fn a_root_of_something_else_is_listed_as_unsupported() {
     let mut other = spelled_out(true);

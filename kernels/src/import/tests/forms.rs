@@ -353,3 +353,53 @@ fn rows_are_brought_to_length_one() {
         x.iter().map(|x| if length == 0.0 { 0.0 } else { x / length }).collect()
     });
 }
+
+#[test]
+fn a_constant_may_be_longer_than_the_value_beside_it() {
+    let nodes = vec![node("Mul", &["x", "c"], &["m"]), node("Add", &["m", "d"], &["y"])];
+    let constants = vec![tensor("c", &[3], &[1.0, -2.0, 0.5]), tensor("d", &[2, 1, 1], &[0.25, -0.5])];
+    check(&model(nodes, constants, &[2, 2, 1], &["y"]), &spread(20, 4), |x| {
+        let at = |i: usize| x[i / 3] * [1.0, -2.0, 0.5][i % 3] + [0.25, -0.5][i / 6];
+        (0..12).map(at).collect()
+    });
+}
+
+#[test]
+fn a_summand_that_is_always_zero_has_a_scale_beside_the_other() {
+    let nodes = vec![
+        node("Mul", &["x", "zero"], &["nothing"]),
+        node("Relu", &["x"], &["r"]),
+        node("Add", &["r", "nothing"], &["y"]),
+    ];
+    let model = model(nodes, vec![tensor("zero", &[3], &[0.0; 3])], &[3], &["y"]);
+    check(&model, &spread(20, 3), |x| x.iter().map(|x| x.max(0.0)).collect());
+}
+
+#[test]
+fn constant_matrices_are_multiplied_and_dimensions_compared_when_compiled() {
+    // The greater of two numbers of rows is the number of rows; of that and one too.
+    let mut first = node("Gather", &["shape", "place"], &["rows"]);
+    first.attribute = vec![attribute("axis", |a| a.i = Some(0))];
+    let mut joined = node("Concat", &["most", "rest"], &["target"]);
+    joined.attribute = vec![attribute("axis", |a| a.i = Some(0))];
+    let nodes = vec![
+        node("MatMul", &["a", "b"], &["w"]),
+        node("Shape", &["x"], &["shape"]),
+        first,
+        node("Max", &["rows", "one"], &["some"]),
+        node("Max", &["some", "rows"], &["most"]),
+        joined,
+        node("Reshape", &["x", "target"], &["r"]),
+        node("MatMul", &["r", "w"], &["y"]),
+    ];
+    let constants = |limit: i64| {
+        let a = tensor("a", &[4, 2], &[1.0, 2.0, -1.0, 0.5, 0.0, 1.0, 3.0, -2.0]);
+        let b = tensor("b", &[2, 1], &[0.5, 0.25]);
+        vec![a, b, list("place", &[0]), list("one", &[limit]), list("rest", &[4])]
+    };
+    check(&model(nodes.clone(), constants(1), &[2, 2], &["y"]), &spread(20, 4), |x| {
+        vec![x[0] - 0.375 * x[1] + 0.25 * x[2] + x[3]]
+    });
+    let message = refusal(&model(nodes, constants(2), &[2, 2], &["y"]), &spread(4, 4));
+    assert!(message.contains("number of rows"), "{message}");
+}
