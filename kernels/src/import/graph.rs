@@ -11,7 +11,7 @@ use super::constant::Constant;
 use super::float::{FloatGraph, Operation, Step, Value};
 use super::onnx::{Dimension, GraphProto, ModelProto, NodeProto, TypeProto, data_type};
 use super::operators::{FOLDED, SPELLED};
-use super::{ImportError, UnsupportedNode, attention, fold};
+use super::{ImportError, UnsupportedNode, attention, fold, loops};
 
 /// Operators that are imported, by name; those of other domains than ONNX's own carry it.
 pub const SUPPORTED: &[&str] = &[
@@ -107,6 +107,7 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     let mut model = ModelProto::decode(onnx).map_err(|error| ImportError::NotOnnx(error.to_string()))?;
     if let Some(graph) = &mut model.graph {
         attention::patterns::recognise(graph);
+        loops::recognise(graph);
     }
     let graph = model.graph.as_ref().ok_or_else(|| ImportError::NotOnnx("it has no graph".into()))?;
     let mut opset = *OPSETS.end();
@@ -126,6 +127,7 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     }
     let (served, dropped) = choose_output(graph, output)?;
     let live = live_nodes(graph, &served)?;
+    loops::refuse_others(&live)?;
     let unsupported = unsupported(graph, &live);
     if !unsupported.is_empty() {
         return Err(ImportError::Unsupported(unsupported));

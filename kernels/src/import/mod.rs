@@ -15,6 +15,7 @@ mod fold;
 mod forest;
 mod graph;
 mod histogram;
+mod loops;
 mod moves;
 mod onnx;
 mod operators;

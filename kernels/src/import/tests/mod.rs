@@ -3,6 +3,7 @@
 mod attention;
 mod forms;
 mod images;
+mod keras;
 mod recurrent;
 mod trees;
 
