@@ -169,6 +169,142 @@ def forms():
     write("trees-behind-scaler", behind, [12], {"i": ints(7, 2)}, domain=True)
 
 
+def written_out():
+    """What exporters write out: layer normalisation, GELU, one step of a GRU in a loop; and operators not above."""
+    write("abs", [node("Abs", "x", "a"), node("Neg", "a")], [12])
+    write("prelu", [node("PRelu", "x s")], [3, 4], {"s": weights(3, 1)})
+    for operator in ("Min", "Max"):
+        write(f"{operator.lower()}-values", [node("Tanh", "x", "t"), node(operator, "x t")], [12])
+    write("globalmaxpool", [node("GlobalMaxPool", "x")], [3, 4])
+    constant = [node("Constant", "", "c", value_floats=[0.5] * 12), node("Cast", "c", "d", to=11), node("Cast", "x", "e", to=11)]
+    write("constant", [*constant, node("Dropout", "e", "f"), node("Add", "f d")], [12])
+    write("widened", [node("Mul", "x c")], [3, 4, 1], {"c": weights(5)})
+    for operator, gates in (("LSTM", 4), ("GRU", 3)):
+        held = {"w": weights(1, gates * 3, 4), "r": weights(1, gates * 3, 3), "b": weights(1, gates * 6), "s": weights(1, 1, 3)}
+        start = [node("Transpose", "x", ["steps"], perm=[1, 0, 2]), node("Shape", "x", "d"), node("Gather", "d zero", "n")]
+        start += [node("Concat", "one n three", "t", axis=0), node("Expand", "s t", "h")]
+        states, more = ("h h", {}) if gates == 4 else ("h", {"linear_before_reset": 1})
+        layer = node(operator, "steps w r b", ["all", "last"], hidden_size=3, **more)
+        layer.input.extend(["", *states.split()])
+        sizes = {"zero": ints(0), "one": ints(1), "three": ints(3)}
+        write(f"{operator.lower()}-states", [*start, layer, node("Squeeze", "last zero")], [3, 4], {**held, **sizes})
+    rows = [node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Max", "n one", "m"), node("ReduceProd", "m", "p", keepdims=1)]
+    rows += [node("Size", "zero", "k"), node("Unsqueeze", "k zero", "u"), node("Concat", "p u twelve", "t", axis=0)]
+    write("rows-most", [*rows, node("Reshape", "x t")], [12], {"zero": ints(0), "one": ints(1), "twelve": ints(12)})
+    truth = [node("Less", "a b", "l"), node("Greater", "a b", "g"), node("And", "l g", "n"), node("Or", "l g", "o"), node("Not", "n", "t")]
+    truth += [node("GreaterOrEqual", "a b", "e"), node("LessOrEqual", "a b", "f"), node("Where", "e a b", "w"), node("Mod", "b two", "q")]
+    numbers = [node("Ceil", "w", ["c1"]), node("Floor", "c1", ["c2"]), node("Cos", "c2", ["c3"]), node("Sin", "c3", ["c4"]), node("Exp", "c4", ["c5"])]
+    numbers += [node("Log", "c5", ["c6"]), node("Reciprocal", "c5", ["c8"]), node("Add", "c8 q", ["c9"])]
+    for last in "otf":
+        numbers.append(node("Cast", last, [f"{last}n"], to=1))
+    numbers += [node("Mul", "on tn", "k"), node("Mul", "k fn", "i"), node("Add", "c9 i", "z"), node("Add", "x z")]
+    parts = {"a": weights(12), "b": weights(12), "two": np.float32(2)}
+    write("truth", truth + numbers, [12], parts)
+    gelu = [node("Div", "x root", "a"), node("Erf", "a", "e"), node("Add", "e one", "s"), node("Mul", "x s", "t"), node("Mul", "t half")]
+    write("gelu-erf", gelu, [12], {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)})
+    gelu = [node("Pow", "x three", "p"), node("Mul", "k p", "b"), node("Add", "x b", "s"), node("Mul", "r s", "a"), node("Tanh", "a", "t")]
+    gelu += [node("Add", "one t", "o"), node("Mul", "half x", "h"), node("Mul", "h o")]
+    parts = {"three": 3, "k": 0.044715, "r": 0.7978846, "one": 1, "half": 0.5}
+    write("gelu-tanh", gelu, [12], {name: np.float32(value) for name, value in parts.items()})
+    norm = [node("ReduceMean", "x", "m", axes=[-1]), node("Sub", "x m", "d"), node("Pow", "d two", "q"), node("ReduceMean", "q", "v", axes=[-1])]
+    norm += [node("Add", "v e", "w"), node("Sqrt", "w", "r"), node("Div", "d r", "n"), node("Mul", "n g", "s"), node("Add", "s b")]
+    parts = {"two": np.float32(2), "e": np.float32(0.01), "g": weights(4), "b": weights(4)}
+    write("layernorm-quotient", norm, [3, 4], parts)
+    norm = [node("Transpose", "x", "t", perm=[0, 2, 1]), node("ReduceMean", "t", "m", axes=[1]), node("Neg", "m", "o"), node("Sub", "t m", "d")]
+    norm += [node("Mul", "d d", "q"), node("ReduceMean", "q", "v", axes=[1]), node("Add", "v e", "w"), node("Sqrt", "w", "r")]
+    norm += [node("Reciprocal", "r", "i"), node("Mul", "i g", "s"), node("Transpose", "s", "u", perm=[0, 2, 1]), node("Mul", "x u", "f")]
+    norm += [node("Transpose", "o", "p", perm=[0, 2, 1]), node("Mul", "p u", "h"), node("Add", "h b", "j"), node("Add", "f j")]
+    write("layernorm-reciprocal", norm, [3, 4], {"e": np.float32(0.01), "g": weights(4, 1), "b": weights(4)})
+    write("quotient", [node("Tanh", "x", "t"), node("Div", "x t", "q"), node("Div", "one q")], [12], {"one": np.float32(1)})
+    write("gru-loop", *gru_loop())
+    write("gru-loop-turned", *gru_loop(split=(1, 2, 0)))
+    write("gru-loop-early", *gru_loop(limit=2))
+    trees = dict(
+        nodes_treeids=[0, 0, 0, 1, 1, 1],
+        nodes_nodeids=[0, 1, 2, 0, 1, 2],
+        nodes_featureids=[3, 0, 0, 7, 0, 0],
+        nodes_values=[0.5, 0.0, 0.0, -0.25, 0.0, 0.0],
+        nodes_modes=["BRANCH_EQ", "LEAF", "LEAF", "BRANCH_NEQ", "LEAF", "LEAF"],
+        nodes_truenodeids=[1, 0, 0, 1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0, 2, 0, 0],
+        nodes_missing_value_tracks_true=[1, 0, 0, 0, 0, 0],
+    )
+    votes = dict(target_treeids=[0, 0, 1, 1], target_nodeids=[1, 2, 1, 2], target_ids=[0, 1, 0, 1], target_weights=[0.1, -0.2, 0.3, 0.4])
+    average = node("TreeEnsembleRegressor", "x", domain="ai.onnx.ml", n_targets=2, aggregate_function="AVERAGE", base_values=[1.0, 2.0], **trees, **votes)
+    write("trees-average", [average], [12], domain=True)
+    labels = dict(classlabels_int64s=[0, 1], post_transform="LOGISTIC", coefficients=weights(12).tolist(), intercepts=[0.5])
+    labels["classlabels_ints"] = labels.pop("classlabels_int64s")
+    zipped = [node("LinearClassifier", "x", ["label", "s"], domain="ai.onnx.ml", **labels), node("Normalizer", "s", "p", domain="ai.onnx.ml", norm="L1")]
+    write("zipmap", [*zipped, node("ZipMap", "p", domain="ai.onnx.ml", classlabels_int64s=[0, 1])], [12], domain=True)
+
+    def oldest(model):
+        model.opset_import[0].version = 11
+
+    write("softmax-flat", [node("Softmax", "x", axis=1)], [3, 4], edit=oldest)
+    nested = [node("Relu", "x")]
+    for level in range(12):
+        inner = helper.make_graph(nested, "g", [], [])
+        nested = [node("Loop", "m c", body=inner)]
+    write("loops-within", nested, [12])
+
+
+def gru_loop(split=(0, 1, 2), limit=3):
+    """Three steps of four features through two units, as tf2onnx writes Keras' GRU."""
+    names = lambda *names: [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names]
+    scalars = {"limit": np.float32(limit), "step": np.int32(1), "unit": np.float32(1)}
+    scalars |= {"from": ints(0, 0), "one": ints(0, 2), "two": ints(0, 4), "both": ints(0, 1), "first": ints(0)}
+    far = 2**31 - 1
+    scalars |= {"to": ints(far, 2), "toone": ints(far, 4), "totwo": ints(far, far)}
+    gates = [f"x{gate}" for gate in split]
+    body = [
+        node("Split", "b_", ["b0", "b1"], axis=0),
+        node("Squeeze", "b0 first", "v"),
+        node("Squeeze", "b1 first", "u"),
+        node("Gather", "turned i_", ["row"]),
+        node("MatMul", "row w_", ["xw"]),
+        node("Add", "xw v", ["xs"]),
+        node("Split", "xs", gates, axis=-1),
+        node("MatMul", "h_ r_", ["hr"]),
+        node("Add", "hr u", ["hs"]),
+        node("Slice", "hs from to both", ["h0"]),
+        node("Slice", "hs one toone both", ["h1"]),
+        node("Slice", "hs two totwo both", ["h2"]),
+        node("Add", "x0 h0", ["zs"]),
+        node("Sigmoid", "zs", ["z"]),
+        node("Add", "x1 h1", ["rs"]),
+        node("Sigmoid", "rs", ["k"]),
+        node("Mul", "k h2", ["kh"]),
+        node("Add", "x2 kh", ["cs"]),
+        node("Tanh", "cs", ["c"]),
+        node("Sub", "unit z", ["rest"]),
+        node("Mul", "rest c", ["new"]),
+        node("Mul", "z h_", ["old"]),
+        node("Add", "old new", ["next"]),
+        node("Identity", "next", ["scan"]),
+        node("Add", "i_ step", ["j"]),
+        node("Cast", "j", ["jf"], to=1),
+        node("Less", "jf limit", ["going"]),
+    ]
+    inner = [numpy_helper.from_array(value, name) for name, value in scalars.items()]
+    inputs = names("n_", "c_", "i_", "h_", "w_", "r_", "b_")
+    outputs = names("going", "j", "next", "w_", "r_", "b_", "scan")
+    graph = helper.make_graph(body, "body", inputs, outputs, inner)
+    outside = [
+        node("Transpose", "x", ["turned"], perm=[1, 0, 2]),
+        node("Shape", "x", ["s"]),
+        node("Slice", "s zero end zero", ["n"]),
+        node("Concat", "n units", ["t"], axis=0),
+        node("Expand", "nothing t", ["h"]),
+        node("Loop", "trips true start h w r b", ["l0", "l1", "l2", "l3", "l4", "l5"], body=graph),
+        node("Slice", "l5 minus far zero", ["cut"]),
+        node("Squeeze", "cut zero"),
+    ]
+    held = {"trips": np.int64(3), "true": np.bool_(True), "start": np.int32(0), "nothing": np.float32(0), "units": ints(2)}
+    held |= {"zero": ints(0), "end": ints(1), "minus": ints(-1), "far": ints(far)}
+    held |= {"w": weights(4, 6), "r": weights(2, 6), "b": weights(2, 6)}
+    return outside, [3, 4], {name: np.asarray(value) for name, value in held.items()}
+
+
 def hostile():
     held = {"w": weights(12, 3)}
     gemm = lambda source="x", to=("y",): node("Gemm", f"{source} w", to)
@@ -216,5 +352,6 @@ if __name__ == "__main__":
     classical()
     hostile()
     forms()
+    written_out()
     sizes = [file.stat().st_size for file in OUT.iterdir()]
     print(f"{len(sizes)} seeds, {sum(sizes)} bytes; onnx {onnx.__version__}")
