@@ -10,7 +10,7 @@ use crate::refusal::Reason;
 use crate::shard::{Outbox, StreamKey};
 use crate::sign::{BatchSigner, Served};
 use crate::symbols::Steps;
-use haca_kernels::{Executor, Model};
+use haca_kernels::Executor;
 use haca_settle::Appender;
 use haca_wire::message::Encoder;
 use haca_wire::message::infer::{Answer, Step, encode_refused};
@@ -137,8 +137,8 @@ impl ServedModel {
 
     /// Bytes that the opening of one answer takes in the log's queue, at most: few have a salt.
     pub(crate) fn opening_cost(&self) -> usize {
-        let model = self.rows.form.model();
-        Appender::opening_cost(opening::len(model.input_len(), model.output_len()) + Salt::LEN)
+        let Batch { inputs, outputs, .. } = &self.rows;
+        Appender::opening_cost(opening::len(inputs.elements, outputs.elements) + Salt::LEN)
     }
 
     /// The same for all that is staged of mode `zk`.
@@ -148,7 +148,7 @@ impl ServedModel {
     }
 
     pub(crate) fn accepts(&self, dtype: Dtype) -> bool {
-        self.rows.form.model().accepts(kernel_dtype(dtype))
+        self.rows.form.accepts(kernel_dtype(dtype))
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -221,10 +221,28 @@ enum Form {
 }
 
 impl Form {
-    fn model(&self) -> &Model {
+    /// Shape of what a request carries, and its elements.
+    fn input(&self) -> (&[u32], usize) {
         match self {
-            Form::Rows(executor) => executor.model(),
-            Form::Steps(steps) => steps.executor().stream().model(),
+            Form::Rows(executor) => (executor.model().input_shape(), executor.model().input_len()),
+            Form::Steps(steps) => {
+                let stream = steps.executor().stream();
+                (stream.step_shape(), stream.step_len())
+            }
+        }
+    }
+
+    fn output_len(&self) -> usize {
+        match self {
+            Form::Rows(executor) => executor.model().output_len(),
+            Form::Steps(steps) => steps.executor().stream().output_len(),
+        }
+    }
+
+    fn accepts(&self, dtype: haca_kernels::Dtype) -> bool {
+        match self {
+            Form::Rows(executor) => executor.model().accepts(dtype),
+            Form::Steps(steps) => steps.executor().stream().accepts(dtype),
         }
     }
 
@@ -267,14 +285,15 @@ struct Batch {
 
 impl Batch {
     fn new(entry: &ModelEntry, form: Form) -> Self {
-        let (max_batch, model) = (form.max_rows(), form.model());
-        let inputs = Rows::new(model.input_shape(), model.input_len(), max_batch);
-        let outputs = Rows::new(entry.output_shape.dims(), model.output_len(), max_batch);
+        let (max_batch, output_len) = (form.max_rows(), form.output_len());
+        let (shape, len) = form.input();
+        let inputs = Rows::new(shape, len, max_batch);
+        let outputs = Rows::new(entry.output_shape.dims(), output_len, max_batch);
         Self {
             staged: Vec::with_capacity(max_batch),
             inputs,
             outputs,
-            integers: Vec::with_capacity(opening::len(0, model.output_len())),
+            integers: Vec::with_capacity(opening::len(0, output_len)),
             fire_at: None,
             run_time: Duration::ZERO,
             form,
@@ -427,7 +446,7 @@ mod tests {
     use super::*;
     use crate::sign::Signing;
     use haca_kernels::import::{CompileOptions, compile};
-    use haca_kernels::{StreamExecutor, npy};
+    use haca_kernels::{Model, StreamExecutor, npy};
     use haca_wire::frame::{FrameKind, FrameReader};
     use haca_wire::message::infer::Response;
     use haca_wire::sign::NodeKey;
@@ -477,7 +496,7 @@ mod tests {
             output_shape: shape(model.output_shape()),
             accepts_i16: false,
             max_batch: BATCH as u32,
-            step_shape: stream.as_ref().map(|stream| shape(stream.model().input_shape())),
+            step_shape: stream.as_ref().map(|stream| shape(stream.step_shape())),
             zk_refused: None,
             sealed_refused: None,
         };
@@ -569,9 +588,18 @@ mod tests {
         )
     }
 
+    /// Its streams are of a window of 40 steps.
+    fn orderbook() -> ServedModel {
+        served(
+            include_bytes!("../../bench/models/orderbook.onnx"),
+            include_bytes!("../../bench/models/orderbook_calibration.npy"),
+        )
+    }
+
     #[test]
     fn a_batch_allocates_nothing_once_it_is_warm() {
-        for (mut served, is_step) in [(mlp(), false), (lstm(), false), (lstm(), true)] {
+        let forms = [(mlp(), false), (lstm(), false), (lstm(), true), (orderbook(), true)];
+        for (mut served, is_step) in forms {
             let mut around = Around::new();
             let shape = if is_step { served.entry.step_shape.unwrap() } else { served.entry.input_shape };
             let row = vec![0; shape.elements().unwrap() * 4];
@@ -609,10 +637,15 @@ mod tests {
 
     #[test]
     fn streams_of_several_symbols_answer_as_their_windows_do_and_chain_their_inputs() {
-        let (mut served, mut around) = (lstm(), Around::new());
+        answers_as_windows_do(lstm(), 20, include_bytes!("../../bench/models/recurrent_input.npy"));
+        answers_as_windows_do(orderbook(), 40, include_bytes!("../../bench/models/orderbook_input.npy"));
+    }
+
+    fn answers_as_windows_do(mut served: ServedModel, window: usize, rows: &[u8]) {
+        let mut around = Around::new();
         let shape = served.entry.step_shape.unwrap();
-        let (window, step_bytes) = (20, shape.elements().unwrap() * 4);
-        let rows = npy::parse(include_bytes!("../../bench/models/recurrent_input.npy")).unwrap();
+        let step_bytes = shape.elements().unwrap() * 4;
+        let rows = npy::parse(rows).unwrap();
         let row = |symbol: usize| -> Vec<u8> {
             rows.row(symbol).iter().flat_map(|value| value.to_le_bytes()).collect()
         };

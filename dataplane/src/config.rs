@@ -56,6 +56,8 @@ pub struct Config {
     pub max_models: usize,
     /// Streams that one shard holds for one model, over all its callers; 0: no model takes streams.
     pub max_symbols: usize,
+    /// Bytes of state that these streams may take together: of a model with large states there are fewer.
+    pub max_state_bytes: usize,
     /// The longest model file that may be pushed.
     pub max_model_bytes: u64,
     /// Whether `vanilla` answers are signed too. Without, they are proven by the log alone.
@@ -109,6 +111,7 @@ impl Default for Config {
             max_delay_us: 0,
             max_models: 64,
             max_symbols: 4096,
+            max_state_bytes: 256 << 20,
             max_model_bytes: 64 << 20,
             sign_vanilla: true,
             development_tee: true,
@@ -331,6 +334,7 @@ impl Config {
             max_batch: self.max_batch,
             max_delay: Duration::from_micros(self.max_delay_us),
             max_symbols: self.max_symbols,
+            max_state_bytes: self.max_state_bytes,
         }
     }
 

@@ -7,7 +7,7 @@
 use crate::batch::ServedModel;
 use crate::proving::{AdmitModel, Admitted};
 use crate::symbols::Steps;
-use haca_kernels::{Dtype, Executor, LoadError, Model, StreamExecutor};
+use haca_kernels::{Dtype, Executor, LoadError, Model, Stream, StreamExecutor};
 use haca_wire::message::model::ModelEntry;
 use haca_wire::receipt::MAX_BATCH;
 use haca_wire::tensor::{MAX_RANK, Shape};
@@ -26,6 +26,15 @@ pub(crate) struct ModelLimits {
     pub max_delay: Duration,
     /// Streams that one shard holds for one model.
     pub max_symbols: usize,
+    /// Bytes of all their states.
+    pub max_state_bytes: usize,
+}
+
+impl ModelLimits {
+    /// How many streams of a model there may be.
+    fn symbols(&self, stream: &Stream) -> usize {
+        self.max_symbols.min(self.max_state_bytes / stream.state_bytes().max(1))
+    }
 }
 
 /// Why a model is not served.
@@ -102,8 +111,8 @@ impl Registry {
         }
         let shape = |dims: &[u32]| Shape::new(dims.iter().copied()).ok_or(ModelError::Rank);
         // A model that cannot be streamed is served in whole rows all the same.
-        let stream = model.stream().ok().filter(|_| self.limits.max_symbols > 0).map(Arc::new);
-        let step_shape = stream.as_ref().map(|stream| shape(stream.model().input_shape())).transpose()?;
+        let stream = model.stream().ok().filter(|stream| self.limits.symbols(stream) > 0).map(Arc::new);
+        let step_shape = stream.as_ref().map(|stream| shape(stream.step_shape())).transpose()?;
         let admitted = match &self.admit {
             None => Err("this node has no prover".to_owned()),
             Some(admit) => admit(&model, file),
@@ -129,7 +138,7 @@ impl Registry {
                 let executor = Executor::new(Arc::clone(&model), self.limits.max_batch);
                 let steps = stream.as_ref().map(|stream| {
                     let executor = StreamExecutor::new(Arc::clone(stream), self.limits.max_batch);
-                    Steps::new(executor, self.limits.max_symbols)
+                    Steps::new(executor, self.limits.symbols(stream))
                 });
                 ServedModel::new(entry.clone(), executor, steps, self.limits.max_delay)
             })
@@ -239,6 +248,29 @@ mod tests {
         }
     }
 
+    fn limits() -> ModelLimits {
+        let (max_delay, max_state_bytes) = (Duration::ZERO, 1 << 20);
+        ModelLimits { max_models: 2, max_batch: 1, max_delay, max_symbols: 100, max_state_bytes }
+    }
+
+    #[test]
+    fn large_states_leave_room_for_fewer_streams() {
+        use haca_kernels::import::{CompileOptions, compile};
+        let onnx = include_bytes!("../../bench/models/orderbook.onnx");
+        let rows = include_bytes!("../../bench/models/orderbook_calibration.npy");
+        let rows = haca_kernels::npy::parse(rows).unwrap();
+        let compiled = compile(onnx, &rows, &CompileOptions::default(), &mut |_| ()).unwrap();
+        let stream = Model::load(&compiled.file).unwrap().stream().unwrap();
+        let streams = |max_state_bytes| ModelLimits { max_state_bytes, ..limits() }.symbols(&stream);
+        let bytes = stream.state_bytes();
+        assert_eq!([bytes - 1, 3 * bytes, 200 * bytes].map(streams), [0, 3, 100]);
+        let without = ModelLimits { max_state_bytes: bytes - 1, ..limits() };
+        let prepared = Registry::new(without, 1, None).prepare("book", &compiled.file, None).unwrap();
+        assert_eq!(prepared.entry.step_shape, None);
+        let prepared = Registry::new(limits(), 1, None).prepare("book", &compiled.file, None).unwrap();
+        assert_eq!(prepared.entry.step_shape, Shape::new([40]));
+    }
+
     #[test]
     fn a_name_means_the_model_last_pushed_under_it() {
         let entries = [entry(1, "a"), entry(2, "b"), entry(3, "a")];
@@ -248,8 +280,7 @@ mod tests {
 
     #[test]
     fn only_superseded_models_make_room() {
-        let limits = ModelLimits { max_models: 2, max_batch: 1, max_delay: Duration::ZERO, max_symbols: 0 };
-        let mut registry = Registry::new(limits, 1, None);
+        let mut registry = Registry::new(limits(), 1, None);
         registry.entries = vec![entry(1, "a"), entry(2, "b"), entry(3, "a")];
         assert_eq!(registry.make_room("b"), None);
         registry.entries.push(entry(4, "b"));

@@ -8,6 +8,7 @@ use haca_kernels::StreamExecutor;
 use haca_wire::message::infer::Step;
 use haca_wire::{Digest, SessionId, tensor};
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::refusal::Reason;
 
@@ -16,12 +17,11 @@ pub(crate) struct Steps {
     executor: StreamExecutor,
     places: HashMap<(SessionId, u64), u32>,
     free: Vec<u32>,
-    /// By place, as are the states, `words` of each.
+    /// By place, as are the states.
     streams: Vec<Stream>,
     states: Vec<i32>,
-    words: usize,
     /// The states before a first step.
-    initial: Vec<i32>,
+    initial: Box<[i32]>,
     /// By slot of the batch.
     staged: Vec<Staged>,
 }
@@ -46,15 +46,13 @@ struct Staged {
 
 impl Steps {
     pub(crate) fn new(executor: StreamExecutor, max_symbols: usize) -> Self {
-        let initial = executor.stream().initial_states().to_vec();
-        let words = initial.len();
+        let initial: Box<[i32]> = executor.stream().initial_states().into();
         Self {
             // Twice the room: a table that is at most half full is tidied up in place.
             places: HashMap::with_capacity(2 * max_symbols),
             free: (0..max_symbols as u32).rev().collect(),
             streams: vec![Stream::default(); max_symbols],
-            states: vec![0; max_symbols * words],
-            words,
+            states: vec![0; max_symbols * initial.len()],
             initial,
             staged: Vec::with_capacity(executor.max_rows()),
             executor,
@@ -83,7 +81,7 @@ impl Steps {
         let states = match known {
             None if !step.reset => return Err(Reason::UnknownSymbol(step.symbol)),
             None if self.free.is_empty() => return Err(Reason::SymbolsFull(self.streams.len())),
-            Some(place) if !step.reset => &self.states[place as usize * self.words..][..self.words],
+            Some(place) if !step.reset => &self.states[self.words(place)],
             _ => &self.initial,
         };
         self.executor.stage(slot, dtype, data, states).map_err(|error| Reason::Shape(error.to_string()))?;
@@ -100,9 +98,16 @@ impl Steps {
         let place = self.free.pop().expect("a free place was found before the step was staged");
         self.places.insert((session, symbol), place);
         // Should the first step be dropped, the next may come without a reset.
-        self.states[place as usize * self.words..][..self.words].copy_from_slice(&self.initial);
+        let words = self.words(place);
+        self.states[words].copy_from_slice(&self.initial);
         self.streams[place as usize].input = Digest::default();
         place
+    }
+
+    /// Where the states of a place lie.
+    fn words(&self, place: u32) -> Range<usize> {
+        let len = self.initial.len();
+        place as usize * len..(place as usize + 1) * len
     }
 
     pub(crate) fn execute(&mut self, rows: usize) {
@@ -119,12 +124,11 @@ impl Steps {
     /// Leaves the states after the staged steps, and their input hashes, with their streams.
     pub(crate) fn keep(&mut self, hashes: &[Digest]) {
         for (slot, (staged, hash)) in self.staged.iter().zip(hashes).enumerate() {
-            let place = staged.place as usize;
-            let stream = &mut self.streams[place];
+            let words = self.words(staged.place);
+            let stream = &mut self.streams[staged.place as usize];
             if stream.tenant == staged.tenant {
                 (stream.input, stream.is_waiting) = (*hash, false);
-                let states = &mut self.states[place * self.words..][..self.words];
-                states.copy_from_slice(self.executor.states(slot));
+                self.states[words].copy_from_slice(self.executor.states(slot));
             }
         }
         self.staged.clear();

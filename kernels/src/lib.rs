@@ -17,5 +17,6 @@ pub mod spec;
 
 pub use exec::{Backend, Executor, InputError, StreamExecutor};
 pub use model::{
-    BufferInfo, Calibration, Dtype, LayerInfo, LoadError, Model, Stream, StreamError, Work, view,
+    BufferInfo, Calibration, Dtype, LayerInfo, LoadError, Model, Stream, StreamError, StreamKind, StreamPart,
+    Work, view,
 };

@@ -64,14 +64,13 @@ pub struct ReplayError {
 pub fn replay(stream: Arc<Stream>, steps: &Rows) -> Result<Vec<Digest>, ReplayError> {
     let mut executor = StreamExecutor::new(Arc::clone(&stream), 1);
     let mut states = stream.initial_states().to_vec();
-    let model = stream.model();
-    let mut output = vec![0; model.output_len() * Dtype::F32.size()];
+    let mut output = vec![0; stream.output_len() * Dtype::F32.size()];
     let mut hash = |step: usize| {
         executor.stage(0, haca_kernels::Dtype::F32, steps.row(step), &states)?;
         executor.execute(1);
         states.copy_from_slice(executor.states(0));
         executor.write_output(0, haca_kernels::Dtype::F32, &mut output);
-        Ok(tensor::hash(Dtype::F32, model.output_shape(), &output))
+        Ok(tensor::hash(Dtype::F32, stream.output_shape(), &output))
     };
     (0..steps.len()).map(|step| hash(step).map_err(|error| ReplayError { step, error })).collect()
 }

@@ -67,7 +67,7 @@ impl Ours {
     pub(super) fn work(&self) -> Work {
         match &self.form {
             Form::Rows(_) => self.model.work(self.backend),
-            Form::Steps { executor, .. } => executor.stream().model().work(self.backend),
+            Form::Steps { executor, .. } => executor.stream().work(self.backend),
         }
     }
 
@@ -129,7 +129,7 @@ fn take_steps<'a>(
         count += 1;
     }
     executor.execute(count);
-    let outputs = executor.stream().model().output_len() * 4;
+    let outputs = executor.stream().output_len() * 4;
     answers.resize(count * outputs, 0);
     for (slot, (answer, states)) in answers.chunks_exact_mut(outputs).zip(states).enumerate() {
         executor.write_output(slot, Dtype::F32, answer);

@@ -166,7 +166,7 @@ impl Shelf {
             None => None,
         };
         let dims = match &stream {
-            Some(stream) => Some(stream.model().input_shape()),
+            Some(stream) => Some(stream.step_shape()),
             None => model.as_deref().map(Model::input_shape),
         };
         let mut input = rows(&args.input, dims, "input")?;

@@ -27,6 +27,7 @@ mod quantize;
 mod recurrent;
 mod scalar;
 mod scratch;
+mod slide;
 mod stream;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use crate::spec::rounding;
 pub(crate) use node::Packed;
 pub(crate) use recurrent::initial;
 use scratch::Scratch;
+pub(crate) use slide::states_of_zeros;
 pub use stream::StreamExecutor;
 
 /// Which code computes.

@@ -3,8 +3,8 @@
 mod attention;
 mod window;
 
-use super::recurrent;
 use super::scratch::Scratch;
+use super::{recurrent, slide};
 use crate::model::Model;
 use crate::model::graph::{Activation, Affine, Dense, Finish, Move, Node, Operator, Tensor, Trees, Weights};
 use crate::model::plan::Region;
@@ -47,6 +47,7 @@ pub(crate) fn execute(model: &Model, node: &Node, scratch: &mut Scratch, rows: u
             }
             Operator::Softmax(layer) => attention::softmax(layer, output, scratch, from, to, row),
             Operator::LayerNorm(layer) => attention::layer_norm(layer, output, scratch, from, to, row),
+            Operator::Slide => slide::execute(model, node, scratch, row),
         }
     }
 }

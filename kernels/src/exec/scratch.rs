@@ -152,6 +152,12 @@ impl Scratch {
         (&mut self.i16s, &mut self.work, carried)
     }
 
+    /// All `i16` values, all `i32` values, and the states that a slot carries.
+    pub(super) fn carried_parts(&mut self, row: usize) -> (&mut [i16], &mut [i32], &mut [i32]) {
+        let carried = &mut self.carried[row * self.carried_stride..][..self.carried_stride];
+        (&mut self.i16s, &mut self.i32s, carried)
+    }
+
     /// All `i16` values, all `i32` values, and the working memory.
     pub(super) fn parts_mut(&mut self) -> (&mut [i16], &mut [i32], &mut Work) {
         (&mut self.i16s, &mut self.i32s, &mut self.work)

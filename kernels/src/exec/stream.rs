@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Backend, Executor, InputError};
+use crate::model::stream::Format;
 use crate::model::{Dtype, Stream};
 
 /// Takes streams through their next steps, any of them together, each in a slot of its own.
@@ -13,6 +14,8 @@ use crate::model::{Dtype, Stream};
 pub struct StreamExecutor {
     stream: Arc<Stream>,
     executor: Executor,
+    /// The window of a stream that keeps its steps as they came; empty for other streams.
+    floats: Box<[u8]>,
 }
 
 impl StreamExecutor {
@@ -27,7 +30,11 @@ impl StreamExecutor {
     /// If `max_rows` is 0, or the processor does not have the backend.
     pub fn with_backend(stream: Arc<Stream>, max_rows: usize, backend: Backend) -> StreamExecutor {
         let executor = Executor::with_backend(Arc::clone(stream.model()), max_rows, backend);
-        StreamExecutor { stream, executor }
+        let kept = stream.kept().iter().filter(|kept| kept.format == Format::F32);
+        let kept: usize = kept.map(|kept| kept.words.len()).sum();
+        let floats = if kept > 0 { kept + stream.step_len() } else { 0 };
+        let floats = vec![0; floats * size_of::<f32>()].into();
+        StreamExecutor { stream, executor, floats }
     }
 
     /// What it runs.
@@ -42,11 +49,11 @@ impl StreamExecutor {
 
     /// Bytes of its own memory.
     pub fn memory_bytes(&self) -> usize {
-        self.executor.memory_bytes()
+        self.executor.memory_bytes() + self.floats.len()
     }
 
     /// Converts one step to fixed point into slot `slot`, as [`Executor::stage`] does, with the states that its stream has
-    /// before it. States beyond their bounds are brought to them.
+    /// before it. States beyond their bounds are brought to them; steps that are kept as they came have none.
     ///
     /// # Errors
     /// [`InputError`]; the slot's content is then undefined until it is staged again.
@@ -60,13 +67,46 @@ impl StreamExecutor {
         step: &[u8],
         states: &[i32],
     ) -> Result<(), InputError> {
+        if !self.floats.is_empty() {
+            return self.stage_floats(slot, dtype, step, states);
+        }
         self.executor.stage(slot, dtype, step)?;
         let slots = self.executor.scratch.carried_mut(slot);
         assert_eq!(states.len(), slots.len(), "words of state");
-        for ((to, &state), &bound) in slots.iter_mut().zip(states).zip(self.stream.bounds()) {
-            *to = state.clamp(-bound, bound);
-        }
+        self.stream.kept().iter().for_each(|kept| kept.take(states, slots));
         Ok(())
+    }
+
+    /// Stages the whole window of a stream that keeps its steps as they came, and leaves its last ones as the states.
+    fn stage_floats(
+        &mut self,
+        slot: usize,
+        dtype: Dtype,
+        step: &[u8],
+        states: &[i32],
+    ) -> Result<(), InputError> {
+        let elements = self.stream.step_len();
+        let expected = elements * dtype.size();
+        if step.len() != expected {
+            return Err(InputError::Length { found: step.len(), expected, elements });
+        }
+        if !self.stream.accepts(dtype) {
+            return Err(InputError::Dtype);
+        }
+        assert!(slot < self.max_rows(), "slot {slot} of {}", self.max_rows());
+        let slots = self.executor.scratch.carried_mut(slot);
+        assert_eq!(states.len(), slots.len(), "words of state");
+        let (before, newest) = self.floats.split_at_mut(states.len() * size_of::<f32>());
+        for (bytes, state) in before.as_chunks_mut().0.iter_mut().zip(states) {
+            *bytes = state.to_le_bytes();
+        }
+        newest.copy_from_slice(step);
+        let last = self.floats[expected..].as_chunks().0;
+        slots.iter_mut().zip(last).for_each(|(slot, &bytes)| *slot = i32::from_le_bytes(bytes));
+        self.executor.stage(slot, dtype, &self.floats).map_err(|error| match error {
+            InputError::Nan { element } => InputError::Nan { element: element.saturating_sub(states.len()) },
+            other => other,
+        })
     }
 
     /// Takes the streams of slots `0..rows` through their steps.

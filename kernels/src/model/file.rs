@@ -143,6 +143,7 @@ fn encode_node<'a>(b: &mut FlatBufferBuilder<'a>, node: &Node) -> WIPOffset<sche
         Operator::LayerNorm(norm) => {
             (schema::Operator::LayerNorm, attention::encode_layer_norm(b, norm).as_union_value())
         }
+        Operator::Slide => unreachable!("the form of a stream is in no file"),
     };
     let inputs: Vec<u32> = node.inputs.iter().map(|&input| input as u32).collect();
     let arguments = schema::NodeArgs {

@@ -403,6 +403,8 @@ pub(crate) enum Operator {
     MatMul(MatMul),
     Softmax(Softmax),
     LayerNorm(LayerNorm),
+    /// The newest columns of a tensor, of which the input is the newest: in the form of a stream, and in no file.
+    Slide,
 }
 
 #[derive(Debug, Clone, PartialEq)]

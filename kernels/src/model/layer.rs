@@ -69,6 +69,7 @@ impl Model {
             Operator::MatMul(_) => ("matmul", 0, 0),
             Operator::Softmax(_) => ("softmax", 0, 0),
             Operator::LayerNorm(norm) => ("layer_norm", 32, norm.multipliers.len() + norm.offsets.len()),
+            Operator::Slide => unreachable!("the form of a stream is not shown"),
         };
         let weight_exponents = match &node.operator {
             Operator::Dense(dense) | Operator::Conv(Conv { product: dense, .. }) => {

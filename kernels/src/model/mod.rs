@@ -6,7 +6,7 @@ pub(crate) mod graph;
 mod layer;
 mod memory;
 pub(crate) mod plan;
-mod stream;
+pub(crate) mod stream;
 #[allow(warnings, missing_docs, unsafe_op_in_unsafe_fn, clippy::all, clippy::undocumented_unsafe_blocks, unreachable_pub)]
 #[rustfmt::skip]
 mod model_generated;
@@ -22,7 +22,7 @@ use graph::{Element, Graph, Tensor};
 pub use layer::LayerInfo;
 pub use memory::BufferInfo;
 use plan::Plan;
-pub use stream::{Stream, StreamError};
+pub use stream::{Stream, StreamError, StreamKind, StreamPart};
 use validate::Proof;
 pub use work::Work;
 
@@ -112,8 +112,8 @@ pub struct Model {
     pub(crate) plan: Plan,
     /// For each node, the form the fast executors read.
     pub(crate) packed: Vec<Packed>,
-    /// For each tensor, where the layer that computes it keeps its states among those of a slot; empty unless this is the
-    /// form of a [`Stream`].
+    /// For each tensor, where the layer that computes it keeps its states, or columns, among those of a slot; empty unless
+    /// this is the form of a [`Stream`].
     pub(crate) carried: Vec<Option<usize>>,
     /// Words of state that a slot carries from call to call.
     pub(crate) carried_len: usize,

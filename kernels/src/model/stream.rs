@@ -1,75 +1,113 @@
-//! A model of recurrent layers as a stream: it takes one time step at a time, and its states are carried from one to the
-//! next.
+//! A model as a stream: it takes one time step at a time, and what it needs of the steps before is carried from one to the
+//! next (`SPEC.md`, section 7.7).
 //!
-//! The form of a stream is the model's own graph with rows of one step. Its weights are held once more, which costs the
+//! The form of a stream is a graph of its own, over rows of one step. Its weights are held once more, which costs the
 //! model's memory again and spares every kernel a second way to read them.
 
+mod column;
+mod recurrent;
+mod window;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::graph::{Affine, Cell, Graph, Node, Operator, Recurrent, Tensor};
-use super::{LoadError, Model};
-use crate::exec::initial;
-use crate::spec::activation::one;
-use crate::spec::recurrence::STATE_BOUND;
+use super::graph::{Affine, Element, Graph, Node, Tensor};
+use super::{Dtype, LoadError, Model, Work};
+use crate::exec::Backend;
 
 /// Why a model cannot be a stream.
 #[derive(Debug, Error)]
 pub enum StreamError {
-    /// A layer needs more than the newest step and the states.
-    #[error("layer '{layer}' cannot be part of a stream: {what}")]
-    Layer {
-        /// Its name.
-        layer: String,
-        /// What it needs.
-        what: String,
+    /// A row is no sequence of steps, for either kind of stream.
+    #[error(
+        "an input of shape {shape:?} has no steps: they are its first dimension longer than one, and another follows it"
+    )]
+    NoSteps {
+        /// The input's shape.
+        shape: Vec<u32>,
     },
-    /// There is no state to carry.
-    #[error("the model has no recurrent layer: it has no state that a stream could carry")]
-    NoState,
     /// The form of one step breaks a rule that the model's own form does not.
     #[error("the form of one step: {0}")]
     Form(#[from] LoadError),
 }
 
+/// What a stream carries from step to step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// The states of recurrent layers. It may go on beyond the model's window, as a longer window would.
+    Recurrent,
+    /// What the last steps of the model's window are needed for. Each answer is that of a whole window.
+    Window,
+}
+
+/// How a stream computes a layer of its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamPart {
+    /// For the newest step alone.
+    Step,
+    /// For the whole window.
+    Window,
+}
+
 /// A model in the form that takes one time step at a time. The states of a stream are the caller's: a fixed number of
-/// 32-bit words.
+/// 32-bit words, of which only a [`crate::StreamExecutor`] knows the meaning.
 ///
-/// After as many steps as the model's window has, the output is bit for bit that of the window; a stream may go on, as a
-/// longer window would.
+/// After as many steps as the model's window has, the output is bit for bit that of the window.
 #[derive(Debug)]
 pub struct Stream {
+    kind: StreamKind,
     model: Arc<Model>,
+    step_shape: Vec<u32>,
     window: usize,
     initial: Vec<i32>,
-    /// Largest magnitude of each word.
-    bounds: Vec<i32>,
+    kept: Vec<Kept>,
+    parts: Vec<StreamPart>,
+}
+
+/// Words of state that have the same bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) words: Range<usize>,
+    pub(crate) format: Format,
+}
+
+/// What is in a word of state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// One value within bounds.
+    I32(i32, i32),
+    /// Two values within bounds.
+    I16(i16, i16),
+    /// An element of the input as it came.
+    F32,
 }
 
 impl Model {
-    /// The model's form as a stream.
+    /// The model's form as a stream: of its recurrent states where no layer needs more of the steps before, else of its
+    /// window.
     ///
     /// # Errors
-    /// [`StreamError`] names the layer that needs more than the newest step and the states: all but elementwise layers and
-    /// recurrent ones do, until a recurrent layer has left only the last step.
+    /// [`StreamError`] if a row of the input is no sequence of steps.
     pub fn stream(&self) -> Result<Stream, StreamError> {
-        let (graph, window) = one_step(&self.graph)?;
-        let (mut states, mut bounds) = (Vec::new(), Vec::new());
-        let mut carried = vec![None; graph.tensors.len()];
-        for node in &graph.nodes {
-            if let Operator::Recurrent(layer) = &node.operator {
-                carried[node.output] = Some(states.len());
-                push_states(layer, &graph.tensors[node.output], &mut states, &mut bounds);
-            }
+        if let Some(stream) = recurrent::stream(self)? {
+            return Ok(stream);
         }
-        let mut model = Model::assemble(self.id, graph, self.metadata.clone(), self.file_bytes)?;
-        (model.carried, model.carried_len) = (carried, states.len());
-        Ok(Stream { model: Arc::new(model), window, initial: states, bounds })
+        let shape = self.input_shape();
+        let Some((window, step_shape)) = steps_of(shape) else {
+            return Err(StreamError::NoSteps { shape: shape.to_vec() });
+        };
+        window::stream(self, window, step_shape)
     }
 }
 
 impl Stream {
+    /// What it carries.
+    pub fn kind(&self) -> StreamKind {
+        self.kind
+    }
+
     /// The model's id, which does not tell a window from a stream.
     pub fn id(&self) -> [u8; 32] {
         self.model.id()
@@ -80,9 +118,34 @@ impl Stream {
         self.window
     }
 
-    /// The form of one step: its input is one step, its output the model's.
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
+    /// Shape of one step.
+    pub fn step_shape(&self) -> &[u32] {
+        &self.step_shape
+    }
+
+    /// Elements of one step.
+    pub fn step_len(&self) -> usize {
+        self.step_shape.iter().map(|&dimension| dimension as usize).product()
+    }
+
+    /// Shape of an output, which is the model's.
+    pub fn output_shape(&self) -> &[u32] {
+        self.model.output_shape()
+    }
+
+    /// Elements of an output.
+    pub fn output_len(&self) -> usize {
+        self.model.output_len()
+    }
+
+    /// Whether steps and answers may be of type `dtype`: whenever the model's rows may.
+    pub fn accepts(&self, dtype: Dtype) -> bool {
+        self.model.accepts(dtype)
+    }
+
+    /// How each layer of the model is computed, in its order.
+    pub fn parts(&self) -> &[StreamPart] {
+        &self.parts
     }
 
     /// The states of a stream before its first step.
@@ -95,89 +158,88 @@ impl Stream {
         self.initial.len() * size_of::<i32>()
     }
 
-    pub(crate) fn bounds(&self) -> &[i32] {
-        &self.bounds
+    /// Bytes held by the form of one step, which all streams share.
+    pub fn memory_bytes(&self) -> usize {
+        self.model.memory_bytes()
+    }
+
+    /// What a step takes on a backend.
+    pub fn work(&self, backend: Backend) -> Work {
+        self.model.work(backend)
+    }
+
+    pub(crate) fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The states' words, in their order.
+    pub(crate) fn kept(&self) -> &[Kept] {
+        &self.kept
     }
 }
 
-/// The initial states of a layer and their bounds, in the order of [`crate::exec`]'s recurrent layers.
-fn push_states(layer: &Recurrent, output: &Tensor, states: &mut Vec<i32>, bounds: &mut Vec<i32>) {
-    let units = 0..layer.hidden();
-    if layer.cell == Cell::Lstm {
-        states.extend(units.clone().map(|unit| i32::from(initial(layer, output, unit).0)));
-        bounds.resize(states.len(), one(output.exponent) as i32);
-    }
-    states.extend(units.map(|unit| initial(layer, output, unit).1));
-    let most = if layer.cell == Cell::Gru { 1 << layer.cell_exponent } else { STATE_BOUND };
-    bounds.resize(states.len(), most);
+/// The steps of an input, and the shape of each: they are the first dimension longer than one, and another follows it.
+fn steps_of(shape: &[u32]) -> Option<(usize, Vec<u32>)> {
+    let at = shape.iter().position(|&dimension| dimension > 1)?;
+    let step = shape.get(at + 1..).filter(|step| !step.is_empty())?;
+    Some((shape[at] as usize, step.to_vec()))
 }
 
-/// The graph for rows of one step, and the number of steps that it was for.
-fn one_step(graph: &Graph) -> Result<(Graph, usize), StreamError> {
-    let first = graph.nodes.iter().find_map(|node| match &node.operator {
-        Operator::Recurrent(layer) => Some(graph.tensors[node.inputs[0]].len() / layer.features()),
-        _ => None,
-    });
-    let steps = first.ok_or(StreamError::NoState)?;
-    let mut stepped = graph.clone();
-    // Which tensors hold a row for each step.
-    let mut per_step = vec![false; graph.tensors.len()];
-    per_step[graph.input] = true;
-    for (node, stepped) in graph.nodes.iter().zip(&mut stepped.nodes) {
-        let fail = |what: &str| Err(StreamError::Layer { layer: node.name.clone(), what: what.into() });
-        if !node.inputs.iter().any(|&input| per_step[input]) {
-            continue;
+/// Whether values are the same for each of `count` columns.
+fn repeats<T: PartialEq>(values: &[T], count: usize) -> bool {
+    let len = values.len() / count;
+    values.len() == len * count && values.iter().zip(values.iter().skip(len)).all(|(a, b)| a == b)
+}
+
+/// An affine layer on one of `count` columns, if it does the same to each.
+fn affine_of_column(graph: &Graph, node: &Node, affine: &Affine, count: usize) -> Option<Affine> {
+    let same = repeats(&affine.multipliers, count)
+        && repeats(&affine.offsets, count)
+        && repeats(&affine.shifts, count)
+        && repeats(&graph.tensors[node.inputs[0]].exponents, count);
+    let len = affine.shifts.len() / count;
+    same.then(|| Affine {
+        multipliers: affine.multipliers[..len].to_vec(),
+        offsets: affine.offsets[..len].to_vec(),
+        shifts: affine.shifts[..len].to_vec(),
+    })
+}
+
+impl Kept {
+    /// Brings states to their bounds.
+    pub(crate) fn take(&self, from: &[i32], to: &mut [i32]) {
+        let (from, to) = (&from[self.words.clone()], &mut to[self.words.clone()]);
+        let words = from.iter().zip(to);
+        match self.format {
+            Format::I32(low, high) => words.for_each(|(&word, to)| *to = word.clamp(low, high)),
+            Format::I16(low, high) => words.for_each(|(&word, to)| {
+                let [first, second] = halves(word).map(|half| half.clamp(low, high));
+                *to = word_of([first, second]);
+            }),
+            Format::F32 => words.for_each(|(&word, to)| *to = word),
         }
-        if !node.inputs.iter().all(|&input| per_step[input]) {
-            return fail("it brings what has steps together with what has none");
-        }
-        per_step[node.output] = match &mut stepped.operator {
-            Operator::Recurrent(layer) => {
-                if graph.tensors[node.inputs[0]].len() != steps * layer.features() {
-                    return fail("it takes another number of steps than the first recurrent layer");
-                }
-                !layer.last_only
-            }
-            Operator::Affine(affine) => {
-                if !repeats(graph, node, affine, steps) {
-                    return fail("it scales the steps differently");
-                }
-                let len = affine.shifts.len() / steps;
-                affine.multipliers.truncate(len);
-                affine.offsets.truncate(len);
-                affine.shifts.truncate(len);
-                true
-            }
-            Operator::Map(_) | Operator::Add { .. } | Operator::Multiply => true,
-            _ => return fail("it reads other steps than the newest"),
-        };
     }
-    if per_step[graph.output] {
-        let last =
-            graph.nodes.iter().find(|node| node.output == graph.output).expect("the output is computed");
-        let what = "it serves every step: serve the last one".into();
-        return Err(StreamError::Layer { layer: last.name.clone(), what });
-    }
-    for (tensor, _) in stepped.tensors.iter_mut().zip(&per_step).filter(|(_, per_step)| **per_step) {
-        let len = tensor.len() / steps;
-        tensor.shape = match &tensor.shape[..] {
-            [first, rest @ ..] if *first as usize == steps && !rest.is_empty() => rest.to_vec(),
-            _ => vec![len as u32],
-        };
-        tensor.exponents.truncate(len);
-    }
-    Ok((stepped, steps))
 }
 
-/// Whether an affine layer does the same to every step.
-fn repeats(graph: &Graph, node: &Node, affine: &Affine, steps: usize) -> bool {
-    let exponents = &graph.tensors[node.inputs[0]].exponents;
-    fn same<T: PartialEq>(values: &[T], steps: usize) -> bool {
-        let len = values.len() / steps;
-        values.len() == len * steps && values.iter().zip(values.iter().skip(len)).all(|(a, b)| a == b)
+/// The two values of a word, the first in its lower bits.
+pub(crate) fn halves(word: i32) -> [i16; 2] {
+    [word as i16, (word >> 16) as i16]
+}
+
+/// The inverse of [`halves`].
+pub(crate) fn word_of([first, second]: [i16; 2]) -> i32 {
+    i32::from(second) << 16 | i32::from(first as u16)
+}
+
+/// Words that so many elements of a tensor take among the states.
+fn words(element: Element, count: usize) -> usize {
+    if element == Element::I16 { count.div_ceil(2) } else { count }
+}
+
+/// What is in the words of a tensor.
+fn format(tensor: &Tensor) -> Format {
+    match tensor.element {
+        Element::I16 => Format::I16(tensor.minimum as i16, tensor.maximum as i16),
+        _ => Format::I32(tensor.minimum as i32, tensor.maximum as i32),
     }
-    same(&affine.multipliers, steps)
-        && same(&affine.offsets, steps)
-        && same(&affine.shifts, steps)
-        && same(exponents, steps)
 }

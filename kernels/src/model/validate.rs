@@ -144,6 +144,7 @@ fn check_node(graph: &Graph, node: &Node) -> Result<Proof, LoadError> {
         }
         (Operator::Softmax(softmax), [input]) => attention::softmax(node, softmax, input, output),
         (Operator::LayerNorm(norm), [input]) => attention::layer_norm(node, norm, input, output),
+        (Operator::Slide, [input]) => elementwise::slide(node, input, output),
         _ => Err(LoadError::invalid(&node.name, "wrong number of inputs".into())),
     }
 }

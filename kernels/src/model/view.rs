@@ -503,6 +503,7 @@ impl Model {
                 offsets: &layer.offsets,
                 requantize: requantize(NORMALIZED_EXPONENT + layer.exponent - output.exponent, output),
             }),
+            Operator::Slide => unreachable!("the form of a stream is not shown"),
         }
     }
 }

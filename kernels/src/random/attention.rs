@@ -81,7 +81,7 @@ fn matmul(
 }
 
 /// Sometimes a layer that works on the parts of a row.
-fn between(choices: &mut Choices, graph: &mut Graph, group: usize) {
+pub(super) fn between(choices: &mut Choices, graph: &mut Graph, group: usize) {
     let input = graph.tensors.len() - 1;
     let len = graph.tensors[input].len();
     match choices.below(3) {

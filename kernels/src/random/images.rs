@@ -37,7 +37,7 @@ pub(crate) fn images(choices: &mut Choices) -> Graph {
     graph
 }
 
-fn len(image: [u32; 2], channels: u32) -> usize {
+pub(super) fn len(image: [u32; 2], channels: u32) -> usize {
     (image[0] * image[1] * channels) as usize
 }
 
@@ -70,6 +70,17 @@ fn conv(
     last: bool,
 ) -> ([u32; 2], u32) {
     let window = window(choices, image, channels);
+    conv_over(choices, graph, window, last)
+}
+
+/// A convolution of the last tensor. Returns the places, and their channels.
+pub(super) fn conv_over(
+    choices: &mut Choices,
+    graph: &mut Graph,
+    window: Window,
+    last: bool,
+) -> ([u32; 2], u32) {
+    let channels = window.channels;
     let divisors: Vec<u32> = (1..=channels).filter(|&groups| channels.is_multiple_of(groups)).collect();
     let groups = divisors[choices.below(divisors.len() as u64) as usize];
     let outputs = groups * choices.between(1, 40) as u32 / groups.min(3);
@@ -112,6 +123,12 @@ fn conv(
 
 fn pool(choices: &mut Choices, graph: &mut Graph, image: [u32; 2], channels: u32) -> [u32; 2] {
     let window = window(choices, image, channels);
+    pool_over(choices, graph, window)
+}
+
+/// A pool of the last tensor. Returns the places.
+pub(super) fn pool_over(choices: &mut Choices, graph: &mut Graph, window: Window) -> [u32; 2] {
+    let channels = window.channels;
     let places = window.places().map(|places| places as u32);
     let input = graph.tensors.len() - 1;
     let from = graph.tensors[input].clone();
@@ -154,7 +171,8 @@ fn moves(choices: &mut Choices, graph: &mut Graph) {
     push(graph, Operator::Move(Move { indices, fill }), inputs);
 }
 
-fn product(choices: &mut Choices, graph: &mut Graph) {
+/// Something done to each element of the last tensor.
+pub(super) fn product(choices: &mut Choices, graph: &mut Graph) {
     let input = graph.tensors.len() - 1;
     let (elements, exponent) = (graph.tensors[input].len(), graph.tensors[input].exponent);
     let (operator, exponent) = match choices.below(3) {

@@ -5,6 +5,8 @@ mod dense;
 mod images;
 mod recurrent;
 mod trees;
+#[cfg(test)]
+mod windows;
 
 use crate::model::graph::{Element, Graph, Node, Operator, Tensor};
 use crate::model::{Metadata, encode};
@@ -15,6 +17,8 @@ pub(crate) use recurrent::{recurrences_of, widened};
 pub(crate) use trees::forest_of;
 #[cfg(test)]
 pub(crate) use trees::{graph_of, threshold};
+#[cfg(test)]
+pub(crate) use windows::windows;
 
 /// A stream of choices from one seed, so that a failing case is one number.
 #[derive(Debug, Clone)]

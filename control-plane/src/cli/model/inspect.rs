@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use haca_kernels::{BufferInfo, Dtype, LayerInfo, Model};
+use haca_kernels::{BufferInfo, Dtype, LayerInfo, Model, Stream, StreamError, StreamKind, StreamPart};
 use haca_wire::{Digest, ModelId};
 use serde_json::json;
 
@@ -51,7 +51,8 @@ fn as_text(model: &Model) -> String {
             output::bytes(model.scratch_bytes_per_row())
         ),
     ]);
-    facts.add_row(["streams", &streams(model)]);
+    let stream = model.stream();
+    facts.add_row(["streams", &streams(&stream)]);
     facts.add_row([
         "error",
         &format!(
@@ -71,10 +72,12 @@ fn as_text(model: &Model) -> String {
             "sums",
             "output scale",
             "output range",
+            "a step takes",
         ],
         5,
     );
-    for layer in model.layers() {
+    let parts = parts(&stream);
+    for (layer, part) in model.layers().zip(parts.chain(std::iter::repeat("-"))) {
         let inputs: Vec<String> = layer.input_shapes.iter().map(|dims| output::shape(dims)).collect();
         layers.add_row([
             layer.name.clone(),
@@ -95,6 +98,7 @@ fn as_text(model: &Model) -> String {
             format!("{} bit", layer.accumulator_bits),
             format!("2^{}", -layer.output_exponent),
             format!("{:.4} to {:.4}", layer.output_range.0, layer.output_range.1),
+            part.to_owned(),
         ]);
     }
     // The facts need no header; the table library prints an empty one.
@@ -126,26 +130,47 @@ fn memory_plan(model: &Model) -> String {
 }
 
 /// What a stream of the model keeps, or why there is none.
-fn streams(model: &Model) -> String {
-    match model.stream() {
+fn streams(stream: &Result<Stream, StreamError>) -> String {
+    match stream {
         Ok(stream) => format!(
-            "a step is {}; {} of state for each stream, and {} more for the form of one step",
-            output::shape(stream.model().input_shape()),
+            "{}; a step is {}; {} of state for each stream, and {} more for the form of one step",
+            match stream.kind() {
+                StreamKind::Recurrent => "of recurrent states".to_owned(),
+                StreamKind::Window => format!("of a sliding window of {} steps", stream.window()),
+            },
+            output::shape(stream.step_shape()),
             output::bytes(stream.state_bytes()),
-            output::bytes(stream.model().memory_bytes())
+            output::bytes(stream.memory_bytes())
         ),
         Err(error) => format!("none: {error}"),
     }
 }
 
+/// What a step of a stream computes of each layer.
+fn parts(stream: &Result<Stream, StreamError>) -> impl Iterator<Item = &'static str> {
+    let parts = stream.iter().flat_map(Stream::parts);
+    parts.map(|part| match part {
+        StreamPart::Step => "the step",
+        StreamPart::Window => "the window",
+    })
+}
+
 fn as_json(model: &Model) -> serde_json::Value {
     let calibration = model.calibration();
-    let stream = match model.stream() {
+    let stream = match &model.stream() {
         Ok(stream) => json!({
-            "step_shape": stream.model().input_shape(),
+            "kind": match stream.kind() {
+                StreamKind::Recurrent => "recurrent",
+                StreamKind::Window => "window",
+            },
+            "step_shape": stream.step_shape(),
             "window": stream.window(),
             "state_bytes": stream.state_bytes(),
-            "memory_bytes": stream.model().memory_bytes(),
+            "memory_bytes": stream.memory_bytes(),
+            "layers": stream.parts().iter().map(|part| match part {
+                StreamPart::Step => "step",
+                StreamPart::Window => "window",
+            }).collect::<Vec<_>>(),
         }),
         Err(error) => json!({ "refused": error.to_string() }),
     };

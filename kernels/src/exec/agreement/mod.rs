@@ -2,15 +2,18 @@
 
 mod forests;
 mod streams;
+mod windows;
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{Backend, Executor};
+use super::{Backend, Executor, StreamExecutor};
 use crate::model::graph::{Activation, Dense, Element, Graph, Node, Operator, Weights};
 use crate::model::{Dtype, Metadata, Model, encode};
-use crate::random::{Choices, encoder_of, forest_of, images, recurrences_of, row, stack, tensor, widened};
+use crate::random::{
+    Choices, encoder_of, forest_of, images, recurrences_of, row, stack, tensor, widened, windows,
+};
 
 fn forest(choices: &mut Choices) -> Graph {
     forest_of(choices, 40)
@@ -128,11 +131,12 @@ proptest! {
     #[test]
     fn damaged_files_are_refused_or_run(seed: u64, changes in 1usize..4, truncate: bool) {
         let mut choices = Choices(seed);
-        let graph = match choices.below(5) {
+        let graph = match choices.below(6) {
             0 => stack(&mut choices),
             1 => forest(&mut choices),
             2 => images(&mut choices),
             3 => encoder(&mut choices),
+            4 => windows(&mut choices),
             _ => recurrences(&mut choices),
         };
         let file = encode(&graph, &Metadata::default());
@@ -148,6 +152,13 @@ proptest! {
         if let Ok(model) = Model::load(&damaged) {
             prop_assert_eq!(model.id() == id, damaged == file);
             let model = Arc::new(model);
+            if let Ok(stream) = model.stream() {
+                let step = row(&mut choices, stream.step_len(), true);
+                let mut executor = StreamExecutor::new(Arc::new(stream), 1);
+                let states = executor.stream().initial_states().to_vec();
+                executor.stage(0, Dtype::F32, &step, &states).unwrap();
+                executor.execute(1);
+            }
             for backend in Backend::available() {
                 let mut executor = Executor::with_backend(Arc::clone(&model), 2, backend);
                 let row = row(&mut choices, model.input_len(), true);

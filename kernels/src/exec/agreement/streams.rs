@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::recurrences;
 use crate::exec::{Backend, Executor, Packed, StreamExecutor};
 use crate::model::graph::{Activation, Affine, Dense, Element, Graph, Operator, Weights};
-use crate::model::{Dtype, Metadata, Model, StreamError, encode};
+use crate::model::{Dtype, Metadata, Model, StreamKind, encode};
 use crate::random::{Choices, FULL, push, row, tensor, widened};
 
 /// Recurrent layers of which the last leaves its last step only, and a dense layer on it.
@@ -91,9 +91,10 @@ proptest! {
 fn states_beyond_their_bounds_are_brought_to_them() {
     let mut choices = Choices(3);
     let stream = Arc::new(load(&streamed(&mut choices)).stream().unwrap());
-    let step = row(&mut choices, stream.model().input_len(), false);
+    let step = row(&mut choices, stream.step_len(), false);
     let wild: Vec<i32> = stream.initial_states().iter().map(|_| choices.bits() as i32).collect();
-    let bounded: Vec<i32> = wild.iter().zip(stream.bounds()).map(|(&w, &b)| w.clamp(-b, b)).collect();
+    let mut bounded = vec![0; wild.len()];
+    stream.kept().iter().for_each(|kept| kept.take(&wild, &mut bounded));
     for backend in Backend::available() {
         let mut executor = StreamExecutor::with_backend(Arc::clone(&stream), 2, backend);
         executor.stage(0, Dtype::F32, &step, &wild).unwrap();
@@ -104,15 +105,15 @@ fn states_beyond_their_bounds_are_brought_to_them() {
 }
 
 #[test]
-fn models_that_need_other_steps_are_refused_by_the_name_of_the_layer() {
-    let refusal = |graph: &Graph| match load(graph).stream() {
-        Err(StreamError::Layer { layer, what }) => (layer, what),
-        other => panic!("{other:?}"),
-    };
+fn models_that_need_other_steps_have_no_recurrent_streams() {
+    let kind = |graph: &Graph| load(graph).stream().unwrap().kind();
     let mut choices = Choices(5);
     let mut graph = streamed(&mut choices);
     let (steps, len) = (steps(&graph), graph.tensors[0].len());
     assert!(steps > 1);
+    let features = len / steps;
+    graph.tensors[0].shape = vec![steps as u32, features as u32];
+    assert_eq!(kind(&graph), StreamKind::Recurrent);
     let mut reads_all = graph.clone();
     let recurrent = graph.nodes.len() - 2;
     let Operator::Recurrent(layer) = &mut reads_all.nodes[recurrent].operator else { unreachable!() };
@@ -121,20 +122,18 @@ fn models_that_need_other_steps_are_refused_by_the_name_of_the_layer() {
     let Operator::Dense(head) = &mut reads_all.nodes[recurrent + 1].operator else { unreachable!() };
     head.weights = Weights::I16(vec![1; 2 * steps * hidden]);
     reads_all.tensors[graph.nodes[recurrent].output].shape = vec![(steps * hidden) as u32];
-    let (layer, what) = refusal(&reads_all);
-    assert_eq!(layer, reads_all.nodes.last().unwrap().name);
-    assert!(what.contains("other steps"), "{what}");
+    assert_eq!(kind(&reads_all), StreamKind::Window);
     let mut serves_all = reads_all;
     serves_all.nodes.pop();
     serves_all.tensors.pop();
     serves_all.output -= 1;
-    assert!(refusal(&serves_all).1.contains("serves every step"));
+    assert_eq!(kind(&serves_all), StreamKind::Window);
     // A scaler before the first layer may treat features differently, steps not.
     let mut scaler = tensor("raw", len, Element::I16, 11, FULL);
+    scaler.shape.clone_from(&graph.tensors[0].shape);
     std::mem::swap(&mut graph.tensors[0], &mut scaler);
     let scaled = graph.tensors.len();
     graph.tensors.push(scaler);
-    let features = len / steps;
     let mut affine = Affine {
         multipliers: (0..len).map(|element| 1000 + (element % features) as i32).collect(),
         offsets: vec![7; len],
@@ -144,14 +143,15 @@ fn models_that_need_other_steps_are_refused_by_the_name_of_the_layer() {
     let node = graph.nodes.pop().unwrap();
     graph.nodes[0].inputs = vec![scaled];
     graph.nodes.insert(0, node);
-    assert_eq!(load(&graph).stream().unwrap().model().input_len(), features);
+    assert_eq!(load(&graph).stream().unwrap().step_shape(), [features as u32]);
+    assert_eq!(kind(&graph), StreamKind::Recurrent);
     affine.offsets[len - 1] += 1;
     graph.nodes[0].operator = Operator::Affine(affine);
-    assert!(refusal(&graph).1.contains("scales the steps differently"));
+    assert_eq!(kind(&graph), StreamKind::Window);
     graph.nodes.truncate(1);
     graph.tensors = vec![graph.tensors[0].clone(), graph.tensors[scaled].clone()];
     (graph.nodes[0].output, graph.output) = (1, 1);
-    assert!(matches!(load(&graph).stream(), Err(StreamError::NoState)));
+    assert_eq!(kind(&graph), StreamKind::Window);
 }
 
 #[test]

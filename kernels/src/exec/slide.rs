@@ -1,0 +1,102 @@
+//! Windows of streams: the columns before the newest are carried from step to step.
+
+use super::scalar;
+use super::scratch::Scratch;
+use crate::model::Model;
+use crate::model::graph::{Node, Operator};
+use crate::model::plan::Arena;
+use crate::model::stream::{halves, word_of};
+use crate::spec::rounding;
+
+/// Puts the carried columns before the newest one, and carries all but the oldest to the next step.
+pub(super) fn execute(model: &Model, node: &Node, scratch: &mut Scratch, row: usize) {
+    let Slide { x, y, column, kept, start } = Slide::new(model, node, scratch, row);
+    match (model.plan.regions[node.output].arena, scratch.carried_parts(row)) {
+        (Arena::I16, (values, _, carried)) => {
+            let words = &mut carried[start..][..kept.div_ceil(2)];
+            unpack(words, &mut values[y..][..kept]);
+            values.copy_within(x..x + column, y + kept);
+            pack(&values[y + column..][..kept], words);
+        }
+        (_, (_, values, carried)) => {
+            let words = &mut carried[start..][..kept];
+            values[y..][..kept].copy_from_slice(words);
+            values.copy_within(x..x + column, y + kept);
+            words.copy_from_slice(&values[y + column..][..kept]);
+        }
+    }
+}
+
+/// The states of a stream all of whose steps were zeros: what is carried then is one column many times over.
+pub(crate) fn states_of_zeros(form: &Model) -> Vec<i32> {
+    let mut scratch = Scratch::new(form, 1);
+    let (input, region) = (form.input(), form.plan.regions[form.graph.input]);
+    for element in 0..input.len() {
+        let zero = rounding::quantize(0.0, input.exponent_of(element), input.minimum, input.maximum);
+        scratch.set(region, 0, element, zero);
+    }
+    // No window is of a layer that takes whole ones: those come last.
+    let is_slide = |node: &Node| matches!(node.operator, Operator::Slide);
+    let last = form.graph.nodes.iter().rposition(is_slide).map_or(0, |last| last + 1);
+    for node in &form.graph.nodes[..last] {
+        if !is_slide(node) {
+            scalar::execute(form, node, &mut scratch, 1);
+            continue;
+        }
+        let Slide { x, y, column, kept, start } = Slide::new(form, node, &scratch, 0);
+        match (form.plan.regions[node.output].arena, scratch.carried_parts(0)) {
+            (Arena::I16, (values, _, carried)) => {
+                (0..=kept).step_by(column).for_each(|at| values.copy_within(x..x + column, y + at));
+                pack(&values[y..][..kept], &mut carried[start..][..kept.div_ceil(2)]);
+            }
+            (_, (_, values, carried)) => {
+                (0..=kept).step_by(column).for_each(|at| values.copy_within(x..x + column, y + at));
+                carried[start..][..kept].copy_from_slice(&values[y..][..kept]);
+            }
+        }
+    }
+    scratch.carried(0).to_vec()
+}
+
+/// Where a window's elements lie.
+struct Slide {
+    /// The newest column.
+    x: usize,
+    /// The window.
+    y: usize,
+    /// Elements of a column.
+    column: usize,
+    /// Elements of the columns that are carried.
+    kept: usize,
+    /// Their first word among the states.
+    start: usize,
+}
+
+impl Slide {
+    fn new(model: &Model, node: &Node, scratch: &Scratch, row: usize) -> Slide {
+        let [column, len] = [node.inputs[0], node.output].map(|tensor| model.graph.tensors[tensor].len());
+        let [x, y] =
+            [node.inputs[0], node.output].map(|tensor| scratch.start(model.plan.regions[tensor], row));
+        let start =
+            model.carried[node.output].expect("the form of a stream says where each window is carried");
+        Slide { x, y, column, kept: len - column, start }
+    }
+}
+
+/// The values of words.
+fn unpack(words: &[i32], values: &mut [i16]) {
+    let (pairs, rest) = values.as_chunks_mut::<2>();
+    pairs.iter_mut().zip(words).for_each(|(pair, &word)| *pair = halves(word));
+    if let ([last], Some(&word)) = (rest, words.last()) {
+        *last = halves(word)[0];
+    }
+}
+
+/// The inverse; of an odd number of values the last word has a zero beside it.
+fn pack(values: &[i16], words: &mut [i32]) {
+    let (pairs, rest) = values.as_chunks::<2>();
+    pairs.iter().zip(words.iter_mut()).for_each(|(&pair, word)| *word = word_of(pair));
+    if let (&[last], Some(word)) = (rest, words.last_mut()) {
+        *word = word_of([last, 0]);
+    }
+}
