@@ -194,33 +194,44 @@ fn every_family_of_models_is_compiled_served_and_verified() {
     }
 }
 
-/// Each window of the shipped rows, step by step, gives at its last step what the whole window gives, and the receipts of
-/// its steps hold under a replay; with a step changed, left out or exchanged they do not.
+/// Windows of the shipped rows, step by step, give at their last step what the whole window gives, and the receipts of
+/// the steps hold under a replay; with a step changed they do not.
 #[test]
 fn a_streamed_window_answers_as_the_whole_one_and_its_receipts_hold_under_replay() {
     let node = Node::up();
-    let model = node.path("lstm.haca");
-    let calibration = shipped("recurrent_calibration.npy");
-    haca!("model", "compile", shipped("lstm.onnx"), "--calibrate", calibration, "-o", model).done();
-    node.push(&model, "lstm");
-    let whole = haca_kernels::npy::read(shipped("recurrent_input.npy")).expect("rows");
-    let (window, features) = (whole.shape[1], whole.shape[2]);
-    let write = |name: &str, shape: Vec<usize>, data: Vec<f32>| {
-        let path = node.path(name);
+    streams_hold(&node, "lstm", "recurrent", 1, "recurrent");
+    // A window slides on from row to row.
+    streams_hold(&node, "orderbook", "orderbook", 2, "window");
+}
+
+/// Streams so many of the shipped rows one after the other.
+fn streams_hold(node: &Node, name: &str, rows: &str, windows: usize, kind: &str) {
+    let model = node.path(&format!("{name}.haca"));
+    let calibration = shipped(&format!("{rows}_calibration.npy"));
+    haca!("model", "compile", shipped(&format!("{name}.onnx")), "--calibrate", calibration, "-o", model)
+        .done();
+    node.push(&model, name);
+    let whole = haca_kernels::npy::read(shipped(&format!("{rows}_input.npy"))).expect("rows");
+    let (row_len, row_shape) = (whole.row_len(), whole.shape[1..].to_vec());
+    let (window, features) = (row_shape[row_shape.len() - 2], row_shape[row_shape.len() - 1]);
+    let write = |file: &str, shape: Vec<usize>, data: Vec<f32>| {
+        let path = node.path(&format!("{name}_{file}"));
         haca_kernels::npy::write(&path, &haca_kernels::npy::Array { shape, data }).expect("an array");
         path
     };
-    let row = write("row.npy", vec![1, window, features], whole.row(7).to_vec());
-    let steps = write("steps.npy", vec![window, features], whole.row(7).to_vec());
-    let (one, streamed, receipts) = (node.path("one.npy"), node.path("streamed.npy"), node.path("receipts"));
+    let sent = whole.data[7 * row_len..(7 + windows) * row_len].to_vec();
+    let rows = write("rows.npy", [&[windows], &row_shape[..]].concat(), sent.clone());
+    let steps = write("steps.npy", vec![windows * window, features], sent.clone());
+    let [once, streamed, receipts] =
+        ["once.npy", "streamed.npy", "receipts"].map(|file| node.path(&format!("{name}_{file}")));
     let connect = node.connect();
-    haca!("infer", "--connect", connect, "--model", "lstm", "--input", row, "-o", one).done();
+    haca!("infer", "--connect", connect, "--model", name, "--input", rows, "-o", once).done();
     let said = haca!(
         "infer",
         "--connect",
         connect,
         "--model",
-        "lstm",
+        name,
         "--input",
         steps,
         "--stream",
@@ -232,10 +243,11 @@ fn a_streamed_window_answers_as_the_whole_one_and_its_receipts_hold_under_replay
         "durable",
         "--json",
     );
-    assert_eq!(said.json()["rows"], window);
-    let (one, all) = (haca_kernels::npy::read(&one), haca_kernels::npy::read(&streamed));
-    let (one, all) = (one.expect("an answer"), all.expect("answers"));
-    assert_eq!(one.row(0), all.row(window - 1));
+    assert_eq!(said.json()["rows"], windows * window);
+    let [once, all] = [&once, &streamed].map(|path| haca_kernels::npy::read(path).expect("answers"));
+    for row in 0..windows {
+        assert_eq!(once.row(row), all.row((row + 1) * window - 1), "{name}");
+    }
 
     let verify = |input: &Path| {
         haca!(
@@ -254,13 +266,14 @@ fn a_streamed_window_answers_as_the_whole_one_and_its_receipts_hold_under_replay
         )
     };
     verify(&steps).done();
-    let mut changed = whole.row(7).to_vec();
+    let mut changed = sent;
     changed.swap(features, 2 * features);
-    let changed = write("changed.npy", vec![window, features], changed);
+    let changed = write("changed.npy", vec![windows * window, features], changed);
     verify(&changed).failed(&[]);
     let shown = haca!("model", "inspect", model, "--json").json();
     assert_eq!(shown["stream"]["step_shape"], serde_json::json!([features]));
-    haca!("infer", "--connect", connect, "--model", "lstm", "--input", row, "--stream").failed(&[]);
+    assert_eq!(shown["stream"]["kind"], kind);
+    haca!("infer", "--connect", connect, "--model", name, "--input", rows, "--stream").failed(&[]);
 }
 
 /// A parked shard hears every message of the log, not only the first.
