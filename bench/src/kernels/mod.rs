@@ -66,7 +66,7 @@ pub(crate) struct Options {
 const FOOTNOTE: &str = "\
 One thread, from float32 rows to float32 answers; ours and the peers' turns alternate. p50 and p99 are of calls with \
 one row, row_us_N is the median call with N rows divided by N. Weights are random, save those of `orderbook`; models are \
-compiled with the default settings. `lstm_a step` is one step of each of N streams, peers take their whole windows. \
+compiled with the default settings. `lstm_a step` and `orderbook step` are one step of each of N streams, peers take their whole windows. \
 `of peak` sets the multiply-adds of a row, or the \
 branches of trees, against what the core does in registers, and `of L2` the weights or branches that a row alone reads against \
 what it reads from its second-level cache. ONNX Runtime is the library that ORT_DYLIB_PATH names (wheel `onnxruntime` on PyPI); tract is the crate `tract-onnx`. What a \

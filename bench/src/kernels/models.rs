@@ -34,6 +34,9 @@ pub(super) enum Case {
     Transformer,
     /// Convolutions over 40 updates of 10 levels on both sides of a limit order book, and an LSTM: `bench/models/`.
     Orderbook,
+    /// The newest step of a stream of `orderbook`, whose window slides, against the peer's whole window.
+    #[value(name = "orderbook step", alias = "orderbook_step")]
+    OrderbookStep,
 }
 
 const ORDERBOOK: &[u8] = include_bytes!("../../models/orderbook.onnx");
@@ -53,12 +56,13 @@ impl Case {
             Self::LstmB => "lstm_b",
             Self::Transformer => "transformer",
             Self::Orderbook => "orderbook",
+            Self::OrderbookStep => "orderbook step",
         }
     }
 
     /// Whether ours takes the newest step alone, of a stream that has taken the others.
     pub(super) fn is_step(self) -> bool {
-        self == Self::LstmAStep
+        matches!(self, Self::LstmAStep | Self::OrderbookStep)
     }
 
     /// Shape of an input row.
@@ -71,7 +75,7 @@ impl Case {
             Self::LstmA | Self::LstmAStep => &[50, 100],
             Self::LstmB => &[100, 250],
             Self::Transformer => &[32, 8],
-            Self::Orderbook => &[1, 40, 40],
+            Self::Orderbook | Self::OrderbookStep => &[1, 40, 40],
         }
     }
 
@@ -81,7 +85,7 @@ impl Case {
             Self::Mlp | Self::GbtA | Self::GbtB | Self::GbtC | Self::Transformer => 64,
             Self::LstmA | Self::LstmAStep => 16,
             Self::LstmB => 4,
-            Self::Orderbook => 40,
+            Self::Orderbook | Self::OrderbookStep => 40,
         }
     }
 
@@ -96,7 +100,7 @@ impl Case {
             Self::LstmA | Self::LstmAStep => lstm(&mut random, 100, 100, 2),
             Self::LstmB => lstm(&mut random, 250, 200, 3),
             Self::Transformer => return include_bytes!("../../models/transformer.onnx").to_vec(),
-            Self::Orderbook => return ORDERBOOK.to_vec(),
+            Self::Orderbook | Self::OrderbookStep => return ORDERBOOK.to_vec(),
         };
         onnx::model(self.name(), self.row(), nodes, constants)
     }
@@ -104,14 +108,14 @@ impl Case {
     /// Rows to fit scales to.
     pub(super) fn calibration(self) -> Vec<f32> {
         match self {
-            Self::Orderbook => shipped(ORDERBOOK_CALIBRATION),
+            Self::Orderbook | Self::OrderbookStep => shipped(ORDERBOOK_CALIBRATION),
             _ => self.rows(1, self.calibration_rows()),
         }
     }
 
     /// Rows to ask it about.
     pub(super) fn rows(self, seed: u64, rows: usize) -> Vec<f32> {
-        if self == Self::Orderbook {
+        if matches!(self, Self::Orderbook | Self::OrderbookStep) {
             let len = rows * self.row().iter().product::<usize>();
             return shipped(ORDERBOOK_ROWS).into_iter().cycle().take(len).collect();
         }
