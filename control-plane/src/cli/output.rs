@@ -4,8 +4,9 @@ use std::io::{self, IsTerminal as _, Write};
 
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// An empty table with this header. Columns from `numbers` on are aligned to the right.
 pub(crate) fn table<const N: usize>(header: [&str; N], numbers: usize) -> Table {
@@ -39,14 +40,21 @@ pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
     print(&format!("{value:#}\n"))
 }
 
-/// Lets log lines out, on standard error; `RUST_LOG` chooses which.
+/// Lets log lines out, on standard error; `RUST_LOG` chooses which: `debug`, or `warn,haca_settle=trace`.
 pub(crate) fn log_to_stderr() {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .init();
+    let chosen = std::env::var("RUST_LOG").ok().filter(|chosen| !chosen.is_empty());
+    let (targets, wrong) = match chosen.map(|chosen| chosen.parse::<Targets>()) {
+        None => (Targets::new(), None),
+        Some(Ok(targets)) => (targets, None),
+        Some(Err(error)) => (Targets::new(), Some(error)),
+    };
+    let level = targets.default_level().unwrap_or(LevelFilter::INFO);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines).with(targets.with_default(level)).init();
+    if let Some(error) = wrong {
+        tracing::warn!(%error, "RUST_LOG is ignored: levels or targets with levels belong there");
+    }
 }
 
 /// An error and its causes in one line. Some errors quote their cause in their own text; it is not said twice.
