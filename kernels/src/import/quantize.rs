@@ -15,6 +15,7 @@ use super::fold::uses;
 use super::{CompileOptions, ImportError, attention, forest, recurrent};
 use crate::model::graph::Reduction;
 use crate::model::graph::{Activation, Element, Graph, Move, Node, Operator, Tensor};
+use crate::model::stream::steps_of;
 use crate::spec::activation::{self, OUTPUT_EXPONENTS};
 use crate::spec::rounding::{EXPONENTS, power_of_two};
 use crate::spec::{curve, softmax};
@@ -169,13 +170,13 @@ impl Builder<'_> {
             self.ranges.input_bounds.iter().map(|bound| bound * self.options.headroom).collect();
         let largest = bounds.iter().copied().fold(0.0, f64::max);
         // An element that is always zero here may be anything later: it gets the scale of the largest.
-        let own = |bits| {
+        let own = |bounds: &[f64], bits| {
             let of = |bound: &f64| if *bound == 0.0 { largest } else { largest.min(bound * QUIET) };
             bounds.iter().map(|bound| exponent_for(of(bound), bits)).collect::<Vec<_>>()
         };
         let by_element = !self.options.i16_boundary;
         if by_element && all(|operation| matches!(operation, Operation::Affine { .. })) {
-            let exponents = own(WIDE_INPUT_BITS);
+            let exponents = own(&self.in_all_steps(bounds), WIDE_INPUT_BITS);
             let limit = i64::from(i32::MAX);
             let mut tensor = self.tensor(0, "input", Element::I32, exponents[0], (-limit, limit));
             tensor.exponents = exponents;
@@ -185,12 +186,25 @@ impl Builder<'_> {
         let limit = (1 << bits) - 1;
         let exponent = self.scales.shared[0].unwrap_or(exponent_for(largest, bits));
         let mut tensor = self.tensor(0, "input", Element::I16, exponent, (-limit, limit));
-        let exponents = own(bits);
+        let exponents = own(&bounds, bits);
         let uneven = exponents.iter().any(|&own| own != exponent);
         if by_element && uneven && all(|operation| matches!(operation, Operation::Dense { .. })) {
             tensor.exponents = exponents;
         }
         tensor
+    }
+
+    /// The largest bound of each element in all time steps, if the input has any: converted alike in each of them, it can be
+    /// part of a stream.
+    fn in_all_steps(&self, mut bounds: Vec<f64>) -> Vec<f64> {
+        let steps = steps_of(&self.float.shapes[0]);
+        let len =
+            steps.map_or(bounds.len(), |(_, step)| step.iter().map(|&length| length as usize).product());
+        for element in 0..len {
+            let largest = bounds[element..].iter().step_by(len).copied().fold(0.0, f64::max);
+            bounds[element..].iter_mut().step_by(len).for_each(|bound| *bound = largest);
+        }
+        bounds
     }
 
     /// The format of what a step, with its activation, computes. `before` is the value that the activation takes.

@@ -179,7 +179,7 @@ impl Stream {
 }
 
 /// The steps of an input, and the shape of each: they are the first dimension longer than one, and another follows it.
-fn steps_of(shape: &[u32]) -> Option<(usize, Vec<u32>)> {
+pub(crate) fn steps_of(shape: &[u32]) -> Option<(usize, Vec<u32>)> {
     let at = shape.iter().position(|&dimension| dimension > 1)?;
     let step = shape.get(at + 1..).filter(|step| !step.is_empty())?;
     Some((shape[at] as usize, step.to_vec()))

@@ -187,3 +187,45 @@ fn states_of_all_steps_are_served_in_any_order() {
         }
     }
 }
+
+/// Features of which each has a range of its own, which is not the same in each step.
+#[test]
+fn a_scaler_in_front_leaves_a_model_its_streams() {
+    let mut calibration = spread(60, 15);
+    for (at, value) in calibration.data.iter_mut().enumerate() {
+        let (step, feature) = (at % 15 / 3, at % 3);
+        *value *= [1.0, 30.0, 900.0][feature] * (1.0 + 3.0 * step as f32);
+    }
+    let scaled = |after: Vec<NodeProto>, initializers: Vec<TensorProto>| {
+        let mut nodes = vec![
+            node("Sub", &["x", "mean"], &["centred"]),
+            node("Div", &["centred", "deviation"], &["scaled"]),
+        ];
+        nodes.extend(after);
+        let constants =
+            vec![tensor("mean", &[3], &[0.5, -3.0, 20.0]), tensor("deviation", &[3], &[2.0, 50.0, 2000.0])];
+        let file = compiled(&model(nodes, [constants, initializers].concat(), &[5, 3], &["y"]), &calibration);
+        crate::Model::load(&file.unwrap().file).unwrap().stream().unwrap()
+    };
+    let steps = recurrent("LSTM", &["", "state"], Vec::new(), false).graph.unwrap();
+    let mut after = steps.node;
+    after[0].input = vec!["scaled".into()];
+    after.push(node("Squeeze", &["state", "zero"], &["step"]));
+    after.push(node("MatMul", &["step", "head"], &["y"]));
+    assert_eq!(scaled(after, steps.initializer).kind(), crate::StreamKind::Recurrent);
+    let kernel: Vec<f32> = (0..12).map(|i| i as f32 / 8.0 - 0.7).collect();
+    let after = vec![
+        node("Unsqueeze", &["scaled", "one"], &["image"]),
+        node("Conv", &["image", "kernel"], &["convolved"]),
+        node("Flatten", &["convolved"], &["flat"]),
+        node("MatMul", &["flat", "head"], &["y"]),
+    ];
+    let initializers = vec![
+        integers("one", &[1], &[1]),
+        tensor("kernel", &[1, 1, 4, 3], &kernel),
+        tensor("head", &[2, 1], &[0.5, -0.25]),
+    ];
+    let stream = scaled(after, initializers);
+    use crate::StreamPart::{Step, Window};
+    assert_eq!(stream.parts(), [Step, Step, Window]);
+}
