@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use haca_kernels::import::{CompileOptions, Compiled, ImportError, compile};
 use haca_kernels::npy::{self, Array};
-use haca_kernels::{Backend, Dtype, Executor, Model};
+use haca_kernels::{Backend, Dtype, Executor, Model, StreamExecutor};
 use haca_verifier::receipt::{Given, check_bytes};
 use haca_verifier::{LogKey, Policy, TreeHead};
 use haca_wire::evidence::DevelopmentEvidence;
@@ -101,6 +101,17 @@ fn execute(model: Arc<Model>) {
     });
     let (_, first) = answers.next().expect("there is the scalar executor");
     answers.for_each(|(name, answer)| assert_eq!(answer, first, "{name}"));
+    // Of whichever kind it is, a stream gives what the row gives once it has taken its steps.
+    if let Some(stream) = model.stream().ok().filter(|stream| stream.window() <= 64) {
+        let mut executor = StreamExecutor::new(Arc::new(stream), 1);
+        let mut states = executor.stream().initial_states().to_vec();
+        for step in row.chunks_exact(executor.stream().step_len() * 4) {
+            executor.stage(0, Dtype::F32, step, &states).expect("it is a step of finite floats");
+            executor.execute(1);
+            states.copy_from_slice(executor.states(0));
+        }
+        assert_eq!(executor.output_fixed(0), first, "streamed");
+    }
 }
 
 fn npy(bytes: &[u8]) {
