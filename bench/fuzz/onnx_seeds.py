@@ -216,6 +216,14 @@ def written_out():
     norm += [node("Transpose", "o", "p", perm=[0, 2, 1]), node("Mul", "p u", "h"), node("Add", "h b", "j"), node("Add", "f j")]
     write("layernorm-reciprocal", norm, [3, 4], {"e": np.float32(0.01), "g": weights(4, 1), "b": weights(4)})
     write("quotient", [node("Tanh", "x", "t"), node("Div", "x t", "q"), node("Div", "one q")], [12], {"one": np.float32(1)})
+    scores = [node("Transpose", "x", ["k"], perm=[0, 2, 1]), node("MatMul", "x k", ["scores"])]
+    scores += [node("Trilu", "ones", ["allowed"], upper=0), node("Equal", "allowed zero", ["hidden"])]
+    shares = [node("Softmax", "masked", ["shares"]), node("MatMul", "shares x")]
+    added = [node("Where", "hidden least zero", ["mask"]), node("Add", "scores mask", ["masked"])]
+    parts = {"ones": np.ones((3, 3), np.float32), "zero": np.float32(0), "least": np.float32(-np.inf)}
+    write("mask-added", [*scores, *added, *shares], [3, 4], parts)
+    chosen = [node("Where", "hidden least scores", ["masked"])]
+    write("mask-chosen", [*scores, *chosen, *shares], [3, 4], {**parts, "least": np.float32(-1e9)})
     write("gru-loop", *gru_loop())
     write("gru-loop-turned", *gru_loop(split=(1, 2, 0)))
     write("gru-loop-early", *gru_loop(limit=2))

@@ -26,7 +26,7 @@ from keras import layers
 SEED = 20_240_601
 ROWS = 40
 OPSET_18 = ("gru", "attention", "separable")
-REFUSED = ("bidirectional", "simple_rnn", "gru_before", "causal")
+REFUSED = ("bidirectional", "simple_rnn", "gru_before")
 
 
 def sequential(*parts):
@@ -128,10 +128,10 @@ NETS = {
     "gru": lambda: recurrent(layers.GRU(8, return_sequences=True), layers.GRU(8)),
     "gru_plain": lambda: recurrent(layers.GRU(8, use_bias=False)),
     "gru_unrolled": lambda: sequential((3, 2), layers.GRU(3, unroll=True), layers.Dense(1)),
+    "causal": lambda: attention(use_causal_mask=True),
     "bidirectional": lambda: recurrent(layers.Bidirectional(layers.LSTM(4))),
     "simple_rnn": lambda: recurrent(layers.SimpleRNN(4)),
     "gru_before": lambda: recurrent(layers.GRU(4, reset_after=False)),
-    "causal": lambda: attention(use_causal_mask=True),
 }
 
 

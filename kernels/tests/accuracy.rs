@@ -42,6 +42,7 @@ const MODELS: &[(&str, &str, Limit, &str)] = &[
     ("keras/separable_18", "keras/separable", NET, "the same, opset 18"),
     ("keras/attention", "keras/attention", NET, "Keras: attention of two heads, layer normalisation, GELU"),
     ("keras/attention_18", "keras/attention", NET, "the same, opset 18"),
+    ("keras/causal", "keras/causal", NET, "Keras: the same with a causal mask"),
     ("keras/gates", "keras/gates", NET, "Keras: products, maxima, joined features"),
     ("keras/lstm", "keras/lstm", NET, "Keras: LSTM, 2 layers of 8"),
     ("keras/lstm_steps", "keras/lstm_steps", NET, "Keras: LSTM with an answer for each step"),

@@ -2,6 +2,7 @@
 //! layer normalisation and GELU.
 
 pub(super) mod fold;
+pub(super) mod masks;
 pub(super) mod normal;
 pub(super) mod patterns;
 pub(super) mod quantize;

@@ -79,6 +79,9 @@ impl Constant {
         if values.len() != elements {
             return fail(format!("shape {shape:?} does not hold the {} elements there are", values.len()));
         }
+        // What a mask adds to a score, as the least float32 that others write for it.
+        let least = |value: f64| if value == f64::NEG_INFINITY { f64::from(f32::MIN) } else { value };
+        let values: Vec<f64> = values.into_iter().map(least).collect();
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return fail(format!("it holds {value}"));
         }

@@ -65,6 +65,7 @@ pub const SUPPORTED: &[&str] = &[
     "Tanh",
     "Transpose",
     "Unsqueeze",
+    "Where",
     "ai.onnx.ml.ArrayFeatureExtractor",
     "ai.onnx.ml.LinearClassifier",
     "ai.onnx.ml.LinearRegressor",
@@ -168,6 +169,9 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     attention::normal::recognise(&mut reader.graph);
     attention::normal::refuse_others(&reader.graph)?;
     fold::fold(&mut reader.graph);
+    if attention::masks::split(&mut reader.graph)? {
+        fold::fold(&mut reader.graph);
+    }
     Ok(Imported { graph: reader.graph, served_output: served, dropped_outputs: dropped })
 }
 

@@ -73,6 +73,7 @@ impl Reader {
             "ReduceMean" | "ReduceSum" | "ReduceMax" => self.reduce(node),
             "ArgMax" => self.arg_max(node),
             "LeakyRelu" | "PRelu" => self.leaky(node),
+            "Where" => self.choice(node),
             "Clip" => self.clip(node),
             "Min" | "Max" => self.extreme(node),
             "Sum" => self.sum(node),

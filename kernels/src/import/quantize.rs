@@ -135,6 +135,20 @@ impl Builder<'_> {
         self.float.steps.iter().filter(move |step| step.inputs.contains(&value))
     }
 
+    /// Whether only softmax reads a value, or what moves choose of it.
+    fn goes_into_softmax(&self, value: Value, through_moves: bool) -> bool {
+        let takes = |step: &Step| match &step.operation {
+            Operation::Softmax { .. } => true,
+            Operation::Move { .. } => {
+                through_moves && step.inputs.len() == 1 && self.goes_into_softmax(step.output, false)
+            }
+            _ => false,
+        };
+        self.consumers(value).next().is_some()
+            && self.float.output != value
+            && self.consumers(value).all(takes)
+    }
+
     fn add_tensor(&mut self, tensor: Tensor) -> usize {
         self.graph.tensors.push(tensor);
         self.graph.tensors.len() - 1
@@ -407,9 +421,7 @@ impl Builder<'_> {
                 )?)
             }
             Operation::MatMul(matmul) => {
-                let only_softmax =
-                    self.consumers(value).all(|step| matches!(step.operation, Operation::Softmax { .. }));
-                if only_softmax && fused.is_none() && self.consumers(value).next().is_some() {
+                if fused.is_none() && self.goes_into_softmax(value, true) {
                     // The sums as they are.
                     let finest = inputs.iter().map(|&input| self.graph.tensors[input].exponent).sum();
                     let bound = self.ranges.bound(value) * self.options.headroom;

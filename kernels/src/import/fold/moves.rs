@@ -43,6 +43,13 @@ type Composed = (Vec<Value>, Vec<i32>, f64, String);
 
 fn composed(graph: &FloatGraph, step: &Step) -> Option<Composed> {
     let Operation::Move { indices, fill } = &step.operation else { return None };
+    let is_moved = |&input: &Value| {
+        producer(graph, input)
+            .is_some_and(|inner| matches!(graph.steps[inner].operation, Operation::Move { .. }))
+    };
+    if !step.inputs.iter().any(is_moved) {
+        return None;
+    }
     let (mut inputs, mut start, mut constant) = (Vec::new(), 0i32, *fill);
     let mut fills = indices.contains(&-1);
     let mut composes = false;

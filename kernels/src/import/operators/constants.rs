@@ -30,7 +30,7 @@ pub(crate) const FOLDED: &[&str] = &[
     "Size",
     "Sqrt",
     "Tile",
-    "Where",
+    "Trilu",
 ];
 
 /// More elements than this are not computed: a Range or Tile may ask for any number.
@@ -88,6 +88,10 @@ impl Reader {
             ("Mod", &[a, b]) if node.int("fmod", 0) != 0 => pairwise("fmod", a, b),
             ("MatMul", &[a, b]) => matrix_product(a, b),
             ("Where", &[condition, a, b]) => choose(condition, a, b),
+            ("Trilu", &[constant]) => triangle(node, constant, 0),
+            ("Trilu", &[constant, diagonal]) => {
+                diagonal.values.first().and_then(|&diagonal| triangle(node, constant, diagonal as i64))
+            }
             ("Range", &[start, limit, step]) => range(start, limit, step),
             ("Tile", &[constant, repeats]) => tile(constant, repeats),
             ("Size", &[constant]) => Some(Constant::integers(vec![], vec![constant.values.len() as f64])),
@@ -275,6 +279,20 @@ fn tile(constant: &Constant, repeats: &Constant) -> Option<Constant> {
     };
     let values = (0..count as usize).map(at).collect();
     Some(Constant { shape, values, is_integer: constant.is_integer })
+}
+
+/// The upper or the lower triangle of each matrix: what is made of a causal mask.
+fn triangle(node: &NodeProto, constant: &Constant, diagonal: i64) -> Option<Constant> {
+    let &[.., rows, columns] = &constant.shape[..] else { return None };
+    let upper = node.int("upper", 1) != 0;
+    let keeps = |index: usize| {
+        let (row, column) = (index / columns % rows, index % columns);
+        let distance = (column as i64 - row as i64).saturating_sub(diagonal);
+        if upper { distance >= 0 } else { distance <= 0 }
+    };
+    let kept = |(index, &value): (usize, &f64)| if keeps(index) { value } else { 0.0 };
+    let values = constant.values.iter().enumerate().map(kept).collect();
+    Some(Constant { values, ..constant.clone() })
 }
 
 /// Of two matrices: what is made of an initial state.

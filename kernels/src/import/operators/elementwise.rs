@@ -209,6 +209,33 @@ impl Reader {
         Ok(())
     }
 
+    /// A computed value or a constant, by a constant condition: what masks are written with.
+    pub(super) fn choice(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let condition = self.constant(node, 0)?.clone();
+        let (chosen, other) = (self.input(node, 1)?.clone(), self.input(node, 2)?.clone());
+        let (value, constant, when) = match (chosen, other) {
+            (Known::Value(value), Known::Constant(constant)) => (value, constant, true),
+            (Known::Constant(constant), Known::Value(value)) => (value, constant, false),
+            (Known::Value(_), Known::Value(_)) => {
+                return refuse(node, "only one of the values it chooses from may be computed");
+            }
+            _ => return refuse(node, "of constants that do not fit each other"),
+        };
+        let value = self.widened(node, value, &condition)?;
+        let value = self.widened(node, value, &constant)?;
+        let (Some(condition), Some(constants)) =
+            (self.spread(value, &condition), self.spread(value, &constant))
+        else {
+            let shape = &self.graph.shapes[value];
+            return refuse(node, format!("its constants do not fit a row of {shape:?}"));
+        };
+        let takes = condition.iter().map(|&condition| (condition != 0.0) == when);
+        let scale = takes.clone().map(|takes| f64::from(u8::from(takes))).collect();
+        let offset =
+            takes.zip(&constants).map(|(takes, &constant)| if takes { 0.0 } else { constant }).collect();
+        self.affine(node, 0, value, scale, offset).map(drop)
+    }
+
     /// LeakyRelu, and PRelu with constant slopes.
     pub(super) fn leaky(&mut self, node: &NodeProto) -> Result<(), ImportError> {
         let value = self.any_value(node, 0)?;

@@ -61,6 +61,92 @@ fn attention_is_two_products_around_a_softmax_without_moves() {
     run(&compiled.file, &spread(1, 48).data);
 }
 
+/// Scores of four positions in a causal mask, as shares and as what attention makes of them: with a mask by each of the ways that
+/// exporters have.
+fn masked(way: &str, served: &str) -> ModelProto {
+    let mut transposed = node("Transpose", &["x"], &["keys"]);
+    transposed.attribute = vec![ints("perm", &[0, 2, 1])];
+    let mut lower = node("Trilu", &["ones"], &["allowed"]);
+    lower.attribute = vec![attribute("upper", |a| a.i = Some(0))];
+    let mut nodes = vec![
+        node("MatMul", &["x", "w"], &["q"]),
+        transposed,
+        node("MatMul", &["q", "keys"], &["raw"]),
+        node("Mul", &["raw", "half"], &["scores"]),
+        lower,
+        node("Equal", &["allowed", "zero"], &["hidden"]),
+    ];
+    match way {
+        "Add" => nodes.extend([
+            node("Where", &["hidden", "infinity", "zero"], &["mask"]),
+            node("Add", &["scores", "mask"], &["masked"]),
+        ]),
+        "Where" => nodes.push(node("Where", &["hidden", "billion", "scores"], &["masked"])),
+        _ => nodes.extend([
+            node("Mul", &["hidden", "least"], &["mask"]),
+            node("Mul", &["scores", "allowed"], &["some"]),
+            node("Add", &["mask", "some"], &["masked"]),
+        ]),
+    }
+    nodes.extend([node("Softmax", &["masked"], &["shares"]), node("MatMul", &["shares", "x"], &["mixed"])]);
+    let initializers = vec![
+        tensor("w", &[3, 3], &weights(2, 9)),
+        scalar("half", 0.5),
+        scalar("zero", 0.0),
+        tensor("ones", &[4, 4], &[1.0; 16]),
+        scalar("infinity", f32::NEG_INFINITY),
+        scalar("billion", -1e9),
+        scalar("least", -2.372_671e38),
+    ];
+    model(nodes, initializers, &[4, 3], &[served])
+}
+
+#[test]
+fn a_masked_position_has_no_share_and_changes_no_bit_of_the_others() {
+    let rows = spread(60, 12);
+    let files = ["Add", "Where", "Mul"].map(|way| compiled(&masked(way, "shares"), &rows).unwrap().file);
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let w = weights(2, 9);
+    for row in [0, 17, 42] {
+        let x = rows.row(row);
+        let answers = files.each_ref().map(|file| run(file, x));
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "however the mask is written");
+        let mut later = x.to_vec();
+        later[9..].fill(-1.5);
+        assert_eq!(
+            run(&files[0], &later)[..12],
+            answers[0][..12],
+            "the last position is hidden from the others"
+        );
+        for (place, shares) in answers[0].chunks(4).enumerate() {
+            let query: Vec<f32> =
+                (0..3).map(|to| (0..3).map(|i| x[place * 3 + i] * w[i * 3 + to]).sum()).collect();
+            let weight = |at: usize| (0.5 * product(&query, &x[at * 3..at * 3 + 3])).exp();
+            let total: f32 = (0..=place).map(weight).sum();
+            for (at, &share) in shares.iter().enumerate() {
+                let expected = if at <= place { weight(at) / total } else { 0.0 };
+                assert!((share - expected).abs() < 1e-3, "{place}, {at}: {share}, not {expected}");
+                assert!(at <= place || share == 0.0);
+            }
+        }
+    }
+    let compiled = compiled(&masked("Add", "mixed"), &rows).unwrap();
+    assert_eq!(operators(&compiled).iter().filter(|&&operator| operator == "softmax").count(), 4);
+    assert!(compiled.report.relative_error() < 1e-3, "{}", compiled.report.relative_error());
+}
+
+#[test]
+fn a_mask_that_is_computed_is_refused() {
+    let mut model = masked("Where", "mixed");
+    let nodes = &mut model.graph.as_mut().unwrap().node;
+    nodes.iter_mut().find(|node| node.output == ["masked"]).unwrap().input[0] = "scores".into();
+    let message = refusal(&model, &spread(4, 12));
+    assert!(message.contains("Where") && message.contains("must be a constant"), "{message}");
+    let chosen = vec![node("Tanh", &["x"], &["t"]), node("Where", &["c", "x", "t"], &["y"])];
+    let model = super::model(chosen, vec![tensor("c", &[2], &[1.0, 0.0])], &[2], &["y"]);
+    assert!(refusal(&model, &spread(4, 2)).contains("only one of the values"));
+}
+
 #[test]
 fn matrices_that_do_not_fit_each_other_are_refused_with_their_shapes() {
     let mut wrong = attention();
