@@ -240,6 +240,8 @@ impl<'a> Forms<'a> {
             if own != group || at > 0 && epsilon != normal.epsilon {
                 return None;
             }
+            // A mean that was moved may belong to other elements.
+            self.groups[group].binary_search(&element).ok()?;
             normal.epsilon = epsilon;
             used.push(group);
             let place = &mut normal.taken[element as usize];

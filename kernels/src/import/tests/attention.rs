@@ -263,7 +263,7 @@ fn layer_normalisation_is_recognised_in_whatever_order_it_is_written() {
 
 #[test]
 fn what_is_nearly_a_layer_normalisation_is_not_taken_for_one() {
-    // The mean of one half, the variance of all; another epsilon after the root; a mean that counts for half.
+    // The mean of one half, the variance of all; a mean that counts for half; a mean of something else.
     for (nodes, unit) in [
         (vec![node("Slice", &["h", "zero", "six", "last"], &["part"])], "part"),
         (vec![node("Mul", &["h", "half"], &["part"])], "part"),
@@ -278,6 +278,14 @@ fn what_is_nearly_a_layer_normalisation_is_not_taken_for_one() {
         let message = refusal(&other, &spread(4, 4));
         assert!(message.contains("Sqrt (node 'Sqrt node')"), "{message}");
     }
+    // Another epsilon after the root.
+    let mut other = spelled_out(true);
+    let nodes = &mut other.graph.as_mut().unwrap().node;
+    let place = nodes.iter().position(|node| node.output == ["normal"]).unwrap();
+    nodes[place].input[1] = "more".into();
+    nodes.insert(place, node("Add", &["root", "epsilon"], &["more"]));
+    let message = refusal(&other, &spread(4, 4));
+    assert!(message.contains("Sqrt (node 'Sqrt node')"), "{message}");
     let nodes = vec![node("MatMul", &["x", "w"], &["h"]), node("Div", &["h", "x"], &["y"])];
     let message =
         refusal(&model(nodes, vec![tensor("w", &[4, 4], &weights(1, 16))], &[4], &["y"]), &spread(4, 4));
@@ -285,6 +293,41 @@ fn what_is_nearly_a_layer_normalisation_is_not_taken_for_one() {
     let nodes = vec![node("Div", &["one", "x"], &["y"])];
     let message = refusal(&model(nodes, vec![scalar("one", 1.0)], &[4], &["y"]), &spread(4, 4));
     assert!(message.contains("a constant divided by a computed value"), "{message}");
+}
+
+/// The mean and the root of one row, and the elements of another.
+#[test]
+fn statistics_of_other_elements_are_not_taken_for_a_layer_normalisation() {
+    let mean = |input: &str, output: &str| {
+        let mut mean = node("ReduceMean", &[input], &[output]);
+        mean.attribute = vec![ints("axes", &[-1])];
+        mean
+    };
+    let rolled = |input: &str, output: &str| {
+        let (first, rest) = (format!("{input} 0"), format!("{input} 1"));
+        let mut joined = node("Concat", &[&rest, &first], &[output]);
+        joined.attribute = vec![attribute("axis", |a| a.i = Some(1))];
+        [
+            node("Slice", &[input, "zero", "one", "one"], &[&first]),
+            node("Slice", &[input, "one", "end", "one"], &[&rest]),
+            joined,
+        ]
+    };
+    let mut nodes = vec![
+        mean("x", "mean"),
+        node("Sub", &["x", "mean"], &["distance"]),
+        node("Mul", &["distance", "distance"], &["square"]),
+        mean("square", "variance"),
+        node("Add", &["variance", "epsilon"], &["sum"]),
+        node("Sqrt", &["sum"], &["root"]),
+    ];
+    nodes.extend(rolled("mean", "other mean").into_iter().chain(rolled("root", "other root")));
+    nodes.push(node("Sub", &["x", "other mean"], &["other distance"]));
+    nodes.push(node("Div", &["other distance", "other root"], &["y"]));
+    let initializers =
+        vec![scalar("epsilon", 1e-5), list("zero", &[0]), list("one", &[1]), list("end", &[i64::MAX])];
+    let message = refusal(&model(nodes, initializers, &[4, 6], &["y"]), &spread(20, 24));
+    assert!(message.contains("Sqrt (node 'Sqrt node')"), "{message}");
 }
 
 #[test]
