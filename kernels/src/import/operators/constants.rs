@@ -298,7 +298,8 @@ fn triangle(node: &NodeProto, constant: &Constant, diagonal: i64) -> Option<Cons
 /// Of two matrices: what is made of an initial state.
 fn matrix_product(a: &Constant, b: &Constant) -> Option<Constant> {
     let (&[rows, inner], &[height, columns]) = (&a.shape[..], &b.shape[..]) else { return None };
-    if inner != height || rows as f64 * inner as f64 * columns as f64 > MAX_ELEMENTS {
+    // Of nothing to add up, the product may still have any number of elements.
+    if inner != height || rows as f64 * inner.max(1) as f64 * columns as f64 > MAX_ELEMENTS {
         return None;
     }
     let at = |index: usize| {

@@ -241,6 +241,11 @@ fn hostile_graphs_are_refused_by_their_reason() {
     overflowing.dims = vec![1 << 33, 1 << 33];
     let message = refusal(&model(missing.clone(), vec![overflowing], &[2], &["y"]), &calibration);
     assert!(message.contains("constant 'w'") && message.contains("negative or too large"), "{message}");
+    // Nothing to add up, for more elements than there may be.
+    let product = vec![node("MatMul", &["a", "b"], &["c"]), node("Add", &["x", "c"], &["y"])];
+    let empty = vec![tensor("a", &[1, 0], &[]), tensor("b", &[0, 1 << 40], &[])];
+    let message = refusal(&model(product, empty, &[2], &["y"]), &calibration);
+    assert!(message.contains("node 'MatMul node'"), "{message}");
     // No scale brings such a sum into 64 bits.
     let mut unbounded = node("Gemm", &["x", "w"], &["y"]);
     unbounded.attribute = vec![attribute("alpha", |a| a.f = Some(1e38))];
