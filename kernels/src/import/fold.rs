@@ -111,6 +111,10 @@ fn fold_into_producer(graph: &mut FloatGraph) -> bool {
             continue;
         }
         let Some(producer) = graph.steps.iter().position(|step| step.output == from) else { continue };
+        let is_affine = matches!(graph.steps[producer].operation, Operation::Affine { .. });
+        if !is_affine && attention::masks::may_be_mask(graph, step) {
+            continue;
+        }
         let Operation::Affine { scale, offset } = &graph.steps[index].operation else { continue };
         match &graph.steps[producer].operation {
             Operation::Dense { .. } | Operation::Affine { .. } => {}

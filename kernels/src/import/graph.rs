@@ -169,9 +169,6 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     attention::normal::recognise(&mut reader.graph);
     attention::normal::refuse_others(&reader.graph)?;
     fold::fold(&mut reader.graph);
-    if attention::masks::split(&mut reader.graph)? {
-        fold::fold(&mut reader.graph);
-    }
     Ok(Imported { graph: reader.graph, served_output: served, dropped_outputs: dropped })
 }
 

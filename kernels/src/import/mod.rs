@@ -295,12 +295,18 @@ pub fn compile(
     if onnx.len() > MAX_ONNX {
         return Err(ImportError::NotOnnx(format!("{} bytes; {MAX_ONNX} is the limit", onnx.len())));
     }
-    let imported = graph::import(onnx, options.output.as_deref())?;
+    let mut imported = graph::import(onnx, options.output.as_deref())?;
     calibrate::check_rows(&imported.graph, calibration)?;
     let divided = options.max_error.map(|_| calibrate::divide(calibration)).transpose()?;
     let (fitted, compared) = divided.as_ref().map_or((calibration, calibration), |(a, b)| (a, b));
+    let mut ranges = Ranges::measure(&imported.graph, fitted, options, progress)?;
+    if attention::masks::split(&mut imported.graph, &ranges, options.headroom)? {
+        fold::fold(&mut imported.graph);
+        ranges = Ranges::measure(&imported.graph, fitted, options, progress)?;
+    }
+    attention::masks::refuse_others(&imported.graph, &ranges)?;
     let compiler = Compiler {
-        ranges: Ranges::measure(&imported.graph, fitted, options, progress)?,
+        ranges,
         imported,
         compared,
         held_back: divided.as_ref().map_or(0, |(_, held)| held.rows()),

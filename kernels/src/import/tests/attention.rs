@@ -136,6 +136,114 @@ fn a_masked_position_has_no_share_and_changes_no_bit_of_the_others() {
 }
 
 #[test]
+fn what_a_scaler_subtracts_before_a_softmax_is_no_mask() {
+    let nodes = vec![node("Sub", &["x", "means"], &["near"]), node("Softmax", &["near"], &["y"])];
+    let model = model(nodes, vec![tensor("means", &[3], &[50_000.0, 10.0, 0.0])], &[3], &["y"]);
+    let mut rows = spread(60, 3);
+    for row in rows.data.chunks_exact_mut(3) {
+        (row[0], row[1]) = (50_000.0 + 100.0 * row[0], row[1] + 10.0);
+    }
+    let compiled = compiled(&model, &rows).unwrap();
+    for (first, share) in [(49_850.0, 0.0), (50_150.0, 1.0)] {
+        let answer = run(&compiled.file, &[first, 11.0, 0.5])[0];
+        assert!((answer - share).abs() < 1e-3, "{first}: {answer}");
+    }
+}
+
+/// What makes shares of four positions from scores, and the mask, where the scores are `factor` times as large.
+fn masked_by(mask: &[f32; 16], factor: f32, after: Vec<NodeProto>) -> ModelProto {
+    let mut model = masked("Add", "y");
+    let graph = model.graph.as_mut().unwrap();
+    graph.node.retain(|node| !["mask", "shares", "mixed"].contains(&&*node.output[0]));
+    graph.node.extend(after);
+    graph.initializer.retain(|tensor| tensor.name.as_deref() != Some("half"));
+    graph.initializer.extend([scalar("half", factor), tensor("mask", &[4, 4], mask)]);
+    model
+}
+
+/// Of which the first row is masked as a whole, and the last not at all.
+const ROWS_OF_ALL: [f32; 16] = {
+    let mut mask = [0.0; 16];
+    (mask[0], mask[1], mask[2], mask[3]) = (-1e9, -1e9, -1e9, -1e9);
+    (mask[6], mask[7], mask[8]) = (-1e9, -1e9, -1e9);
+    mask
+};
+
+#[test]
+fn a_row_that_is_masked_as_a_whole_takes_no_precision_from_the_others() {
+    let rows = spread(60, 12);
+    let softmax = vec![node("Softmax", &["masked"], &["y"])];
+    let compiled = compiled(&masked_by(&ROWS_OF_ALL, 0.5, softmax), &rows).unwrap();
+    assert!(compiled.report.relative_error() < 1e-3, "{}", compiled.report.relative_error());
+    let shares = run(&compiled.file, rows.row(3));
+    assert!(shares[..4].iter().all(|&share| share > 0.0), "{shares:?}");
+    assert_eq!(shares[6..9], [0.0; 3]);
+}
+
+#[test]
+fn a_mask_is_found_behind_moves_and_where_several_read_what_it_masks() {
+    let rows = spread(60, 12);
+    let turn = |input: &str, output: &str| {
+        let mut turn = node("Transpose", &[input], &[output]);
+        turn.attribute = vec![ints("perm", &[0, 2, 1])];
+        turn
+    };
+    let softmax = |axis: i64, input: &str, output: &str| {
+        let mut softmax = node("Softmax", &[input], &[output]);
+        softmax.attribute = vec![attribute("axis", |a| a.i = Some(axis))];
+        softmax
+    };
+    let mut causal = [0.0; 16];
+    [1, 2, 3, 6, 7, 11].into_iter().for_each(|at| causal[at] = -1e9);
+    let of = |after| {
+        let compiled = compiled(&masked_by(&causal, 0.5, after), &rows).unwrap();
+        assert!(compiled.report.relative_error() < 1e-3, "{}", compiled.report.relative_error());
+        [0, 17, 42].map(|row| run(&compiled.file, rows.row(row)))
+    };
+    let plain = of(vec![softmax(-1, "masked", "y")]);
+    let columns = vec![turn("masked", "turned"), softmax(1, "turned", "t"), turn("t", "y")];
+    assert_eq!(of(columns), plain, "over another axis");
+    let twice = vec![
+        softmax(-1, "masked", "one"),
+        softmax(-1, "masked", "other"),
+        node("Add", &["one", "other"], &["both"]),
+        node("Mul", &["both", "half"], &["y"]),
+    ];
+    for (answers, plain) in of(twice).iter().zip(&plain) {
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-3;
+        assert!(answers.iter().zip(plain).all(near), "{answers:?} {plain:?}");
+    }
+}
+
+#[test]
+fn a_mask_that_does_not_hide_what_it_masks_is_refused() {
+    let rows = spread(60, 12);
+    let mut low = [0.0; 16];
+    low[3] = -1e4;
+    let message = refusal(&masked_by(&low, 1e5, vec![node("Softmax", &["masked"], &["y"])]), &rows);
+    assert!(
+        message.contains("layer 'Softmax node'") && message.contains("far below all scores"),
+        "{message}"
+    );
+    let later = vec![node("Add", &["masked", "raw"], &["more"]), node("Softmax", &["more"], &["y"])];
+    let message = refusal(&masked_by(&ROWS_OF_ALL, 0.5, later), &rows);
+    assert!(message.contains("layer 'Softmax node'") && message.contains("last of all"), "{message}");
+}
+
+#[test]
+fn a_mask_of_classes_stays_apart_from_the_layer_before_it() {
+    let nodes = vec![
+        node("MatMul", &["x", "w"], &["scores"]),
+        node("Add", &["scores", "mask"], &["masked"]),
+        node("Softmax", &["masked"], &["y"]),
+    ];
+    let constants = vec![tensor("w", &[4, 3], &weights(1, 12)), tensor("mask", &[3], &[0.5, -1e9, 0.0])];
+    let compiled = compiled(&model(nodes, constants, &[4], &["y"]), &spread(60, 4)).unwrap();
+    assert!(compiled.report.relative_error() < 1e-3, "{}", compiled.report.relative_error());
+    assert_eq!(run(&compiled.file, &[1.0, -1.0, 0.5, 0.25])[1], 0.0);
+}
+
+#[test]
 fn a_mask_that_is_computed_is_refused() {
     let mut model = masked("Where", "mixed");
     let nodes = &mut model.graph.as_mut().unwrap().node;
