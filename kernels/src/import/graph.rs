@@ -107,6 +107,10 @@ pub(crate) enum Known {
 pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, ImportError> {
     let mut model = ModelProto::decode(onnx).map_err(|error| ImportError::NotOnnx(error.to_string()))?;
     if let Some(graph) = &mut model.graph {
+        let nodes = count_nodes(graph);
+        if nodes > MAX_NODES {
+            return Err(ImportError::Graph(format!("{nodes} nodes; {MAX_NODES} is the limit")));
+        }
         attention::patterns::recognise(graph);
         loops::recognise(graph);
     }
@@ -122,9 +126,6 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
             let what = format!("opset {version} is not in {OPSETS:?}; export the model with another one");
             return Err(ImportError::Graph(what));
         }
-    }
-    if graph.node.len() > MAX_NODES {
-        return Err(ImportError::Graph(format!("{} nodes; {MAX_NODES} is the limit", graph.node.len())));
     }
     let (served, dropped) = choose_output(graph, output)?;
     let live = live_nodes(graph, &served)?;
@@ -170,6 +171,15 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     attention::normal::refuse_others(&reader.graph)?;
     fold::fold(&mut reader.graph);
     Ok(Imported { graph: reader.graph, served_output: served, dropped_outputs: dropped })
+}
+
+/// With those in the bodies of loops.
+fn count_nodes(graph: &GraphProto) -> usize {
+    let bodies = |node: &NodeProto| {
+        let graphs = node.attribute.iter().filter_map(|attribute| attribute.g.as_deref());
+        graphs.map(count_nodes).sum::<usize>()
+    };
+    graph.node.iter().map(|node| 1 + bodies(node)).sum()
 }
 
 fn element_type(value: Option<&TypeProto>) -> Option<i32> {

@@ -1,12 +1,12 @@
 //! Loops over the steps of a window. Keras' GRU comes from tf2onnx as a Loop whose body is one step of it, written out: it
 //! becomes the operator. Its gates lie in the order that ONNX has, its matrices turned.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::ImportError;
 use super::constant::Constant;
-use super::graph::refuse;
-use super::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use super::graph::{is_float, refuse};
+use super::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, data_type};
 
 /// Puts the operator in the place of each Loop that is a GRU.
 pub(super) fn recognise(graph: &mut GraphProto) {
@@ -14,7 +14,7 @@ pub(super) fn recognise(graph: &mut GraphProto) {
         let outside = Names::new(graph, None);
         let of = |(index, node): (usize, &NodeProto)| {
             let body = node.attribute("body").and_then(|attribute| attribute.g.as_deref());
-            Some((index, Body::new(&outside, node, body?)?.gru()?))
+            Some((index, Body::new(&outside, node, body?)?.gru(index)?))
         };
         let loops = graph.node.iter().enumerate().filter(|(_, node)| is_loop(node));
         loops.filter_map(of).collect()
@@ -26,8 +26,7 @@ pub(super) fn recognise(graph: &mut GraphProto) {
 
 /// Refuses loops that are left, and says what to do.
 pub(super) fn refuse_others(nodes: &[&NodeProto]) -> Result<(), ImportError> {
-    let is_control = |node: &&&NodeProto| matches!(&node.operator()[..], "Loop" | "Scan" | "If");
-    match nodes.iter().find(is_control) {
+    match nodes.iter().find(|node| is_loop(node)) {
         None => Ok(()),
         Some(node) => refuse(
             node,
@@ -45,14 +44,18 @@ fn is_loop(node: &NodeProto) -> bool {
 struct Names<'a> {
     makers: HashMap<&'a str, &'a NodeProto>,
     tensors: HashMap<&'a str, &'a TensorProto>,
+    /// Names that a node reads, or that are served.
+    read: HashSet<&'a str>,
     outside: Option<&'a Names<'a>>,
 }
 
 impl<'a> Names<'a> {
     fn new(graph: &'a GraphProto, outside: Option<&'a Names<'a>>) -> Names<'a> {
         let made = |node: &'a NodeProto| node.output.iter().map(move |name| (name.as_str(), node));
-        let constant =
-            |node: &'a NodeProto| Some((node.output.first()?.as_str(), node.attribute("value")?.t.as_ref()?));
+        let constant = |node: &'a NodeProto| {
+            let tensor = node.attribute("value")?.t.as_ref()?;
+            (node.operator() == "Constant").then_some((node.output.first()?.as_str(), tensor))
+        };
         let named = |tensor: &'a TensorProto| Some((tensor.name.as_deref()?, tensor));
         Names {
             makers: graph.node.iter().flat_map(made).collect(),
@@ -62,19 +65,38 @@ impl<'a> Names<'a> {
                 .filter_map(named)
                 .chain(graph.node.iter().filter_map(constant))
                 .collect(),
+            read: graph
+                .node
+                .iter()
+                .flat_map(|node| node.input.iter().map(String::as_str))
+                .chain(graph.output.iter().filter_map(|output| output.name.as_deref()))
+                .collect(),
             outside,
         }
     }
 
     /// The name behind what passes a value on.
-    fn origin(&self, mut name: &'a str) -> &'a str {
+    fn origin(&self, name: &'a str) -> &'a str {
+        self.behind(name, is_float)
+    }
+
+    /// The name behind what passes a count, a condition or a constant on, as whatever type.
+    fn counted(&self, name: &'a str) -> &'a str {
+        let exact = [data_type::INT32, data_type::INT64, data_type::BOOL];
+        self.behind(name, |element| is_float(element) || exact.contains(&element))
+    }
+
+    fn behind(&self, mut name: &'a str, casts: impl Fn(i32) -> bool) -> &'a str {
         // No longer than a chain of all nodes: it might be a circle.
         for _ in 0..self.makers.len() {
-            match self.makers.get(name) {
-                Some(node) if matches!(node.op_type.as_deref(), Some("Identity" | "Cast")) => {
-                    name = node.input.first().map_or("", String::as_str);
-                }
-                _ => break,
+            let passes = |node: &&&NodeProto| match &node.operator()[..] {
+                "Identity" => true,
+                "Cast" => i32::try_from(node.int("to", 0)).is_ok_and(&casts),
+                _ => false,
+            };
+            match self.makers.get(name).filter(passes) {
+                Some(node) => name = node.input.first().map_or("", String::as_str),
+                None => break,
             }
         }
         name
@@ -82,7 +104,7 @@ impl<'a> Names<'a> {
 
     fn maker(&self, name: &'a str, operator: &str) -> Option<&'a NodeProto> {
         let node = self.makers.get(self.origin(name))?;
-        (node.op_type.as_deref() == Some(operator)).then_some(node)
+        (node.operator() == operator).then_some(node)
     }
 
     /// The two inputs of such an operator.
@@ -105,16 +127,22 @@ impl<'a> Names<'a> {
     }
 
     fn numbers(&self, name: &'a str) -> Option<Vec<f64>> {
-        let tensor = self.tensor(self.origin(name))?;
-        if tensor.dims.iter().product::<i64>() > 8 {
-            return None;
-        }
+        let tensor = self.tensor(self.counted(name))?;
+        let elements = tensor.dims.iter().try_fold(1i64, |product, &length| product.checked_mul(length));
+        elements.filter(|elements| (0..=8).contains(elements))?;
         Constant::from_proto(tensor, name).ok().map(|constant| constant.values)
     }
 
     fn scalar(&self, name: &'a str) -> Option<f64> {
         let [value] = self.numbers(name)?[..] else { return None };
         Some(value)
+    }
+
+    /// Whether a name is a counter plus 1.
+    fn is_after(&self, name: &'a str, counter: &str) -> bool {
+        let Some([a, b]) = self.pair(self.counted(name), "Add") else { return false };
+        let one = |name| self.scalar(name) == Some(1.0);
+        self.counted(a) == counter && one(b) || self.counted(b) == counter && one(a)
     }
 }
 
@@ -139,7 +167,9 @@ impl Bound {
         match self {
             Bound::Gates(count) => count == gates,
             // Ends may lie anywhere beyond the last element.
-            Bound::Elements(count) => count == gates * hidden || gates == 3 && count > gates * hidden,
+            Bound::Elements(count) => hidden
+                .checked_mul(gates)
+                .is_some_and(|elements| count == elements || gates == 3 && count > elements),
         }
     }
 }
@@ -156,6 +186,8 @@ struct Body<'a> {
     node: &'a NodeProto,
     names: Names<'a>,
     outside: &'a Names<'a>,
+    /// What the body is given.
+    inputs: Vec<&'a str>,
     iteration: &'a str,
     condition: &'a str,
     /// What stays the same, by its name in the body: its name outside.
@@ -175,6 +207,7 @@ impl<'a> Body<'a> {
             values.iter().map(|value| value.name.as_deref()).collect()
         };
         let (inputs, outputs) = (named(&body.input)?, named(&body.output)?);
+        let all = inputs.clone();
         let ([iteration, condition, inputs @ ..], [ends, outputs @ ..]) = (&inputs[..], &outputs[..]) else {
             return None;
         };
@@ -186,11 +219,11 @@ impl<'a> Body<'a> {
         let (carried, scanned) = outputs.split_at(inputs.len());
         let (mut given, mut counter, mut state) = (HashMap::new(), None, None);
         for (place, ((&input, output), initial)) in inputs.iter().zip(carried).zip(initial).enumerate() {
+            let is_counter = names.is_after(output, input) && outside.scalar(initial) == Some(0.0);
             let output = names.origin(output);
-            let counted = names.beside(output, "Add", input).and_then(|step| names.scalar(step));
             if output == input {
                 given.insert(input, initial.as_str());
-            } else if counted == Some(1.0) && outside.scalar(initial) == Some(0.0) && counter.is_none() {
+            } else if is_counter && counter.is_none() {
                 counter = Some(input);
             } else if state.replace((place, input, output)).is_some() {
                 return None;
@@ -198,34 +231,49 @@ impl<'a> Body<'a> {
         }
         let (place, state, next) = state?;
         scanned.iter().all(|scanned| names.origin(scanned) == next).then_some(())?;
-        let (ends, counter) = (names.origin(ends), counter?);
-        Some(Body { node, names, outside, iteration, condition, given, counter, state, place, next, ends })
+        // Of the carried values, only the state is computed.
+        let mut others = node.output.iter().take(inputs.len()).enumerate().filter(|&(at, _)| at != place);
+        if others.any(|(_, name)| !name.is_empty() && outside.read.contains(name.as_str())) {
+            return None;
+        }
+        let counter = counter?;
+        Some(Body {
+            node,
+            names,
+            outside,
+            inputs: all,
+            iteration,
+            condition,
+            given,
+            counter,
+            state,
+            place,
+            next,
+            ends,
+        })
     }
 
     /// Whether a condition holds before the last of so many iterations.
     fn holds(&self, condition: &'a str, iterations: f64, depth: usize) -> bool {
-        let names = &self.names;
+        let (names, condition) = (&self.names, self.names.counted(condition));
         if let Some([a, b]) = names.pair(condition, "And") {
             return depth > 0 && self.holds(a, iterations, depth - 1) && self.holds(b, iterations, depth - 1);
         }
-        let counts = |name: &str| {
-            [self.iteration, self.counter].contains(&name)
-                || names.beside(name, "Add", self.counter).and_then(|step| names.scalar(step)) == Some(1.0)
+        let counts = |name: &'a str| {
+            [self.iteration, self.counter].contains(&names.counted(name))
+                || names.is_after(name, self.counter)
         };
         match names.pair(condition, "Less") {
             Some([count, limit]) => {
                 counts(count) && names.scalar(limit).is_some_and(|limit| limit >= iterations)
             }
-            None => {
-                names.origin(condition) == self.condition
-                    || names.scalar(condition).is_some_and(|value| value != 0.0)
-            }
+            None => condition == self.condition || names.scalar(condition).is_some_and(|value| value != 0.0),
         }
     }
 
     /// Whether a condition outside, of constants, holds.
     fn holds_at_first(&self, condition: &'a str, depth: usize) -> bool {
-        let names = self.outside;
+        let (names, condition) = (self.outside, self.outside.counted(condition));
         if let Some([a, b]) = names.pair(condition, "And") {
             return depth > 0 && self.holds_at_first(a, depth - 1) && self.holds_at_first(b, depth - 1);
         }
@@ -319,8 +367,8 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The nodes that a GRU is, with the names of the loop's outputs.
-    fn gru(&self) -> Option<Vec<NodeProto>> {
+    /// The nodes that a GRU is, with the names of the loop's outputs; `index` is the loop's among the nodes.
+    fn gru(&self, index: usize) -> Option<Vec<NodeProto>> {
         let names = &self.names;
         let [trips, first, ..] = &self.node.input[..] else { return None };
         let iterations = self.outside.scalar(trips)?;
@@ -356,9 +404,19 @@ impl<'a> Body<'a> {
         let fits = whole
             && state.row == self.state
             && hidden.checked_mul(3) == Some(width)
-            && names.origin(step) == self.counter
+            && names.counted(step) == self.counter
             && row.int("axis", 0) == 0;
-        let steps = self.given.get(names.origin(steps)).copied().unwrap_or(steps);
+        let steps = names.origin(steps);
+        let steps = match self.given.get(steps) {
+            Some(given) => given,
+            None if self.inputs.contains(&steps)
+                || names.makers.contains_key(steps)
+                || names.tensors.contains_key(steps) =>
+            {
+                return None;
+            }
+            None => steps,
+        };
         let biases = match (input.bias, state.bias) {
             (None, None) => "",
             (Some(input), Some(state)) => {
@@ -367,12 +425,19 @@ impl<'a> Body<'a> {
             }
             _ => return None,
         };
-        fits.then(|| self.nodes(steps, [input.matrix, state.matrix, biases], hidden))
+        fits.then(|| self.nodes(index, steps, [input.matrix, state.matrix, biases], hidden))
     }
 
-    fn nodes(&self, steps: &str, [input, recurrent, biases]: [&str; 3], hidden: i64) -> Vec<NodeProto> {
+    fn nodes(
+        &self,
+        index: usize,
+        steps: &str,
+        [input, recurrent, biases]: [&str; 3],
+        hidden: i64,
+    ) -> Vec<NodeProto> {
         let label = self.node.label();
-        let own = |suffix: &str| format!("{label}/{suffix}");
+        // Several loops may have one name, or none.
+        let own = |suffix: &str| format!("{label}/{index}/{suffix}");
         let node = |operator: &str, inputs: &[&str], output: String, attribute: AttributeProto| NodeProto {
             input: inputs.iter().map(|&name| name.to_owned()).collect(),
             output: vec![output],

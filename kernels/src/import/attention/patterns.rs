@@ -12,9 +12,9 @@ const TOLERANCE: f64 = 1e-4;
 pub(crate) fn recognise(graph: &mut GraphProto) {
     let found: Vec<(usize, NodeProto)> = {
         let names = Names::new(graph);
-        let one = |node: &NodeProto| match node.op_type.as_deref() {
-            Some("Erf") => names.gelu(node),
-            Some("Tanh") => names.gelu_by_tanh(node),
+        let one = |node: &NodeProto| match &node.operator()[..] {
+            "Erf" => names.gelu(node),
+            "Tanh" => names.gelu_by_tanh(node),
             _ => None,
         };
         graph.node.iter().filter_map(one).collect()
@@ -55,8 +55,7 @@ impl<'a> Names<'a> {
                 readers.entry(name.as_str()).or_insert_with(Vec::new).push(index);
             }
             let value = node.attribute("value").and_then(|attribute| attribute.t.as_ref());
-            if let (Some("Constant"), Some(tensor), Some(name)) =
-                (node.op_type.as_deref(), value, node.output.first())
+            if let ("Constant", Some(tensor), Some(name)) = (&node.operator()[..], value, node.output.first())
                 && tensor.dims.iter().all(|&length| length == 1)
                 && let Some(value) = scalar(tensor, name)
             {
@@ -68,14 +67,14 @@ impl<'a> Names<'a> {
 
     fn maker(&self, name: &str, operator: &str) -> Option<&'a NodeProto> {
         let node = &self.graph.node[*self.makers.get(name)?];
-        (node.op_type.as_deref() == Some(operator)).then_some(node)
+        (node.operator() == operator).then_some(node)
     }
 
     /// The only reader of a name, if it is such an operator.
     fn reader(&self, name: &str, operator: &str) -> Option<(usize, &'a NodeProto)> {
         let [index] = self.readers.get(name)?[..] else { return None };
         let node = &self.graph.node[index];
-        (node.op_type.as_deref() == Some(operator)).then_some((index, node))
+        (node.operator() == operator).then_some((index, node))
     }
 
     fn is(&self, name: &str, value: f64) -> bool {

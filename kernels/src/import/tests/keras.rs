@@ -78,6 +78,35 @@ fn a_loop_that_is_not_quite_a_gru_is_not_taken_for_one() {
         *body(node).output.last_mut().unwrap() = weights;
     });
     assert!(message.contains("only if it is a GRU"), "{message}");
+    // A state that is rounded, an operator of another domain, steps that the body makes itself.
+    for integer in [data_type::INT32, data_type::INT64] {
+        let message = changed(|node| {
+            let next = body(node).output.last().unwrap().name.clone().unwrap();
+            let makes = |other: &&mut NodeProto| other.output.contains(&next);
+            body(node).node.iter_mut().find(makes).unwrap().output[0] = "rounded".into();
+            let mut cast = super::node("Cast", &["rounded"], &[&next]);
+            cast.attribute = vec![attribute("to", |a| a.i = Some(integer.into()))];
+            body(node).node.push(cast);
+        });
+        assert!(message.contains("only if it is a GRU"), "{message}");
+    }
+    let message = changed(|node| made_by(body(node), "Sigmoid", 0, &|one| one.domain = Some("com.x".into())));
+    assert!(message.contains("only if it is a GRU"), "{message}");
+    let message = changed(|node| {
+        let mut made = super::node("Relu", &["nothing"], &["made"]);
+        made_by(body(node), "Gather", 0, &|gather| gather.input[0] = "made".into());
+        made.name = None;
+        body(node).node.push(made);
+    });
+    assert!(message.contains("only if it is a GRU"), "{message}");
+    // Another of its values that is read.
+    let mut model = decoded("gru_plain");
+    let graph = model.graph.as_mut().unwrap();
+    let place = graph.node.iter().position(|node| node.op_type.as_deref() == Some("Loop")).unwrap();
+    let count = graph.node[place].output[0].clone();
+    graph.node.push(node("Relu", &[&count], &["unread"]));
+    let message = refusal(&model, &spread(4, 18));
+    assert!(message.contains("only if it is a GRU"), "{message}");
     // A condition that ends it early.
     let message = changed(|node| {
         for tensor in &mut body(node).initializer {
@@ -87,6 +116,46 @@ fn a_loop_that_is_not_quite_a_gru_is_not_taken_for_one() {
         }
     });
     assert!(message.contains("only if it is a GRU"), "{message}");
+}
+
+#[test]
+fn loops_without_names_are_read_as_those_with_names() {
+    let rows = spread(30, 18);
+    let named = compiled(&decoded("gru"), &rows).unwrap();
+    let mut model = decoded("gru");
+    let loops = model.graph.as_mut().unwrap().node.iter_mut();
+    for node in loops.filter(|node| node.op_type.as_deref() == Some("Loop")) {
+        node.name = Some("loop".into());
+    }
+    assert_eq!(run(&compiled(&model, &rows).unwrap().file, rows.row(3)), run(&named.file, rows.row(3)));
+}
+
+#[test]
+fn dimensions_of_a_body_that_no_integer_holds_are_refused() {
+    let message = changed(|node| {
+        for tensor in &mut body(node).initializer {
+            tensor.dims = vec![i64::MAX, i64::MAX];
+        }
+    });
+    assert!(message.contains("only if it is a GRU"), "{message}");
+}
+
+#[test]
+fn other_control_flow_is_listed_as_unsupported() {
+    let message = refusal(&model(vec![node("If", &["x"], &["y"])], vec![], &[2], &["y"]), &spread(3, 2));
+    assert!(message.contains("If (node 'If node')") && !message.contains("unroll"), "{message}");
+}
+
+#[test]
+fn nodes_of_bodies_count() {
+    let mut model = decoded("gru_plain");
+    let nodes = &mut model.graph.as_mut().unwrap().node;
+    let place = nodes.iter().position(|node| node.op_type.as_deref() == Some("Loop")).unwrap();
+    let own = body(&mut nodes[place]);
+    let more = own.node[0].clone();
+    own.node.extend(std::iter::repeat_n(more, 1 << 12));
+    let message = refusal(&model, &spread(4, 18));
+    assert!(message.contains("nodes; 4096 is the limit"), "{message}");
 }
 
 #[test]
