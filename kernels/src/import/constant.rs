@@ -79,10 +79,8 @@ impl Constant {
         if values.len() != elements {
             return fail(format!("shape {shape:?} does not hold the {} elements there are", values.len()));
         }
-        // What a mask adds to a score, as the least float32 that others write for it.
-        let least = |value: f64| if value == f64::NEG_INFINITY { f64::from(f32::MIN) } else { value };
-        let values: Vec<f64> = values.into_iter().map(least).collect();
-        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+        // Masks hold minus infinity; who reads it sees to it that it is one.
+        if let Some(value) = values.iter().find(|value| !value.is_finite() && **value != f64::NEG_INFINITY) {
             return fail(format!("it holds {value}"));
         }
         Ok(Constant { shape, values, is_integer: !is_float(kind) })
@@ -106,6 +104,12 @@ impl Constant {
     /// Whether each element but zeros was.
     pub(crate) fn is_multiple_of_batch(&self) -> bool {
         self.values.iter().all(|&value| value == 0.0 || of_batch(value))
+    }
+
+    /// What a mask adds to a score, with the least float32 for minus infinity, as others write it.
+    pub(crate) fn into_mask(mut self) -> Constant {
+        self.values.iter_mut().for_each(|value| *value = value.max(f64::from(f32::MIN)));
+        self
     }
 
     /// The matrix with rows and columns exchanged.

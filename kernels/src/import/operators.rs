@@ -20,7 +20,7 @@ use super::trees;
 impl Reader {
     /// Reads one node, whose inputs are read already.
     pub(crate) fn read(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        self.keep_rows_apart(node)?;
+        self.keep_apart(node)?;
         if self.fold_constants(node)? {
             return Ok(());
         }

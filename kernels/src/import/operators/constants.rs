@@ -36,6 +36,16 @@ pub(crate) const FOLDED: &[&str] = &[
 /// More elements than this are not computed: a Range or Tile may ask for any number.
 const MAX_ELEMENTS: f64 = (1 << 23) as f64;
 
+/// What may be made of minus infinity, and with it: masks, and bounds that are none.
+fn takes_infinity(operator: &str, among_constants: bool) -> bool {
+    match operator {
+        "Add" | "Clip" | "Max" | "Min" | "Where" => true,
+        "Cast" | "Concat" | "Expand" | "Flatten" | "Gather" | "Identity" | "Reshape" | "Shape" | "Slice"
+        | "Split" | "Squeeze" | "Tile" | "Transpose" | "Trilu" | "Unsqueeze" => among_constants,
+        _ => false,
+    }
+}
+
 /// What may be made of the number of rows: it is moved, multiplied and divided, and shapes are taken from it.
 fn takes_rows(operator: &str, index: usize, among_constants: bool) -> bool {
     match operator {
@@ -49,8 +59,8 @@ fn takes_rows(operator: &str, index: usize, among_constants: bool) -> bool {
 }
 
 impl Reader {
-    /// Refuses a node that would compute with the number of rows, on which no row may depend.
-    pub(super) fn keep_rows_apart(&self, node: &NodeProto) -> Result<(), ImportError> {
+    /// Refuses a node that would compute with the number of rows, on which no row may depend, or with minus infinity.
+    pub(super) fn keep_apart(&self, node: &NodeProto) -> Result<(), ImportError> {
         let operator = node.operator();
         // An input that is not known is named by who reads it.
         let input = |index| self.optional(node, index).ok().flatten();
@@ -58,6 +68,12 @@ impl Reader {
         let among_constants = inputs.clone().all(|index| !matches!(input(index), Some(Known::Value(_))));
         for index in inputs {
             let Some(Known::Constant(constant)) = input(index) else { continue };
+            if constant.values.contains(&f64::NEG_INFINITY) && !takes_infinity(&operator, among_constants) {
+                return refuse(
+                    node,
+                    format!("its input {index} holds -inf, which is read only in masks, by Add and Where"),
+                );
+            }
             if constant.depends_on_batch() && !takes_rows(&operator, index, among_constants) {
                 return refuse(
                     node,
@@ -82,6 +98,8 @@ impl Reader {
             }
         }
         let operator = node.operator();
+        let is_held =
+            |value: f64| value.is_finite() || value == f64::NEG_INFINITY && takes_infinity(&operator, true);
         let rows_lost = || refuse(node, "what it makes of the number of rows is no multiple of it");
         let folded = match (&operator[..], &inputs[..]) {
             ("Mul" | "Div" | "Equal" | "Max", &[a, b]) if !keeps_rows(&operator, a, b) => return rows_lost(),
@@ -109,7 +127,7 @@ impl Reader {
             _ => None,
         };
         match folded {
-            Some(constant) if constant.values.iter().all(|value| value.is_finite()) => {
+            Some(constant) if constant.values.iter().all(|&value| is_held(value)) => {
                 if !fits_constants(&mut self.folded, constant.values.len()) {
                     return refuse(node, "the constants that are computed have too many elements in all");
                 }

@@ -22,8 +22,8 @@ impl Reader {
                 };
                 return self.pairwise(node, 0, pairwise, [a, b]);
             }
-            (Known::Value(value), Known::Constant(constant)) => (value, constant, false),
-            (Known::Constant(constant), Known::Value(value)) => (value, constant, true),
+            (Known::Value(value), Known::Constant(constant)) => (value, constant.into_mask(), false),
+            (Known::Constant(constant), Known::Value(value)) => (value, constant.into_mask(), true),
             (Known::Constant(_), Known::Constant(_)) => {
                 return refuse(node, "of two constants that do not fit each other");
             }
@@ -214,8 +214,8 @@ impl Reader {
         let condition = self.constant(node, 0)?.clone();
         let (chosen, other) = (self.input(node, 1)?.clone(), self.input(node, 2)?.clone());
         let (value, constant, when) = match (chosen, other) {
-            (Known::Value(value), Known::Constant(constant)) => (value, constant, true),
-            (Known::Constant(constant), Known::Value(value)) => (value, constant, false),
+            (Known::Value(value), Known::Constant(constant)) => (value, constant.into_mask(), true),
+            (Known::Constant(constant), Known::Value(value)) => (value, constant.into_mask(), false),
             (Known::Value(_), Known::Value(_)) => {
                 return refuse(node, "only one of the values it chooses from may be computed");
             }

@@ -136,6 +136,23 @@ fn a_masked_position_has_no_share_and_changes_no_bit_of_the_others() {
 }
 
 #[test]
+fn minus_infinity_is_read_in_masks_alone() {
+    let mut causal = masked("Add", "shares");
+    let rows = spread(60, 12);
+    let plain = compiled(&causal, &rows).unwrap();
+    let graph = causal.graph.as_mut().unwrap();
+    let place = graph.node.iter().position(|node| node.output == ["mask"]).unwrap();
+    graph.node[place] = node("Trilu", &["low", "one"], &["mask"]);
+    graph.initializer.push(tensor("low", &[4, 4], &[f32::NEG_INFINITY; 16]));
+    graph.initializer.push(integers("one", &[], &[1]));
+    assert_eq!(run(&compiled(&causal, &rows).unwrap().file, rows.row(3)), run(&plain.file, rows.row(3)));
+    let low = tensor("w", &[2, 1], &[1.0, f32::NEG_INFINITY]);
+    let message =
+        refusal(&model(vec![node("MatMul", &["x", "w"], &["y"])], vec![low], &[2], &["y"]), &spread(4, 2));
+    assert!(message.contains("node 'MatMul node'") && message.contains("holds -inf"), "{message}");
+}
+
+#[test]
 fn what_a_scaler_subtracts_before_a_softmax_is_no_mask() {
     let nodes = vec![node("Sub", &["x", "means"], &["near"]), node("Softmax", &["near"], &["y"])];
     let model = model(nodes, vec![tensor("means", &[3], &[50_000.0, 10.0, 0.0])], &[3], &["y"]);
