@@ -167,8 +167,8 @@ pub(crate) fn import(onnx: &[u8], output: Option<&str>) -> Result<Imported, Impo
     if value == 0 {
         reader.serve_input(&served);
     }
-    attention::normal::recognise(&mut reader.graph);
-    attention::normal::refuse_others(&reader.graph)?;
+    let all_seen = attention::normal::recognise(&mut reader.graph);
+    attention::normal::refuse_others(&reader.graph, all_seen)?;
     fold::fold(&mut reader.graph);
     Ok(Imported { graph: reader.graph, served_output: served, dropped_outputs: dropped })
 }

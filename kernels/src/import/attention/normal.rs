@@ -16,22 +16,31 @@ use crate::model::graph::Reduction;
 use crate::spec::layer_norm;
 use form::{Form, Group, Linear};
 
-/// Elements that are looked at in one graph, each once for each value that may be normalised: what bounds time and memory.
-const MOST_ELEMENTS: usize = 1 << 21;
+/// Elements that are read or described for one value that may be normalised: what bounds memory.
+const MOST_ELEMENTS: usize = 1 << 22;
 
-/// Puts one step in the place of each layer normalisation; steps that nothing reads any more are removed.
-pub(crate) fn recognise(graph: &mut FloatGraph) {
-    let mut budget = MOST_ELEMENTS;
+/// For all of them in one graph: what bounds time.
+const MOST_IN_ALL: usize = 1 << 26;
+
+/// Puts one step in the place of each layer normalisation; steps that nothing reads any more are removed. Says whether none
+/// was too large to be seen.
+pub(crate) fn recognise(graph: &mut FloatGraph) -> bool {
+    let (mut left, mut all_seen) = (MOST_IN_ALL, true);
     let mut tried = Vec::new();
     while let Some(base) = candidate(graph, &tried) {
         tried.push(base);
-        let found = Forms::of(graph, base, &mut budget).normal();
+        let (mut budget, given) = (left.min(MOST_ELEMENTS), left.min(MOST_ELEMENTS));
+        let forms = Forms::of(graph, base, &mut budget);
+        left -= given - budget;
+        all_seen &= forms.is_whole;
+        let found = forms.normal();
         // From the last on, so that the places of those before stay.
         for normal in found.into_iter().rev() {
             normal.put_into(graph, base);
         }
         while remove_unused(graph) {}
     }
+    all_seen
 }
 
 /// A value whose mean goes into a root, the first that has not been tried.
@@ -74,8 +83,15 @@ fn passes(operation: &Operation) -> bool {
 }
 
 /// Refuses what is left of the operations that only a layer normalisation may be made of.
-pub(crate) fn refuse_others(graph: &FloatGraph) -> Result<(), ImportError> {
+pub(crate) fn refuse_others(graph: &FloatGraph, all_seen: bool) -> Result<(), ImportError> {
     let others = || graph.steps.iter().filter(|step| matches!(step.operation, Operation::Unruled(_)));
+    if let Some(step) = others().next().filter(|_| !all_seen) {
+        let what = format!(
+            "whether it is part of a layer normalisation was not looked into: more than {MOST_ELEMENTS} elements take part \
+             in one, or {MOST_IN_ALL} in all; export the model with opset 17 or later, which has LayerNormalization"
+        );
+        return Err(ImportError::Node { node: step.name.clone(), operator: step.source.clone(), what });
+    }
     let named = |step: &Step| UnsupportedNode { node: step.name.clone(), operator: step.source.clone() };
     let roots: Vec<UnsupportedNode> = others().filter(|step| step.source != "Div").map(named).collect();
     match (others().next(), &roots[..]) {
@@ -99,6 +115,8 @@ struct Forms<'a> {
     graph: &'a FloatGraph,
     base: Value,
     known: HashMap<Value, Vec<Form>>,
+    /// Whether there was room for all.
+    is_whole: bool,
     groups: Vec<Vec<u32>>,
     numbers: HashMap<Vec<u32>, Group>,
 }
@@ -106,8 +124,14 @@ struct Forms<'a> {
 impl<'a> Forms<'a> {
     /// Describes all that is computed from `base` as far as it goes.
     fn of(graph: &'a FloatGraph, base: Value, budget: &mut usize) -> Forms<'a> {
-        let mut forms =
-            Forms { graph, base, known: HashMap::new(), groups: Vec::new(), numbers: HashMap::new() };
+        let mut forms = Forms {
+            graph,
+            base,
+            known: HashMap::new(),
+            is_whole: false,
+            groups: Vec::new(),
+            numbers: HashMap::new(),
+        };
         let element = |element| Form::Linear(Linear { element: Some(element), x: 1.0, ..Linear::default() });
         if graph.len(base) > *budget {
             return forms;
@@ -122,16 +146,18 @@ impl<'a> Forms<'a> {
                 Operation::Pool(pool) => pool.window.taps(),
                 _ => 1,
             };
-            let Some(left) =
-                graph.len(step.output).checked_mul(taps).and_then(|cost| budget.checked_sub(cost))
-            else {
-                break;
+            let read: usize = step.inputs.iter().map(|&input| graph.len(input)).sum();
+            let made = graph.len(step.output).checked_mul(taps);
+            let cost = made.and_then(|made| made.checked_add(read));
+            let Some(left) = cost.and_then(|cost| budget.checked_sub(cost)) else {
+                return forms;
             };
             *budget = left;
             if let Some(described) = forms.describe(step) {
                 forms.known.insert(step.output, described);
             }
         }
+        forms.is_whole = true;
         forms
     }
 

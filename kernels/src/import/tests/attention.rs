@@ -420,6 +420,40 @@ fn what_is_nearly_a_layer_normalisation_is_not_taken_for_one() {
     assert!(message.contains("a constant divided by a computed value"), "{message}");
 }
 
+/// Rows of `length` elements, normalised `times` times, with opset 16.
+fn normalised(rows: i64, length: i64, times: usize) -> ModelProto {
+    let (mut nodes, mut from) = (Vec::new(), "x".to_owned());
+    for layer in 0..times {
+        let to = if layer + 1 == times { "y".to_owned() } else { format!("h{layer}") };
+        let name = |name: &str| format!("{name} {layer}");
+        let mut mean = |operator: &str, input: &str, output: &str| {
+            let mut mean = node(operator, &[input], &[output]);
+            mean.attribute = vec![ints("axes", &[-1])];
+            nodes.push(mean);
+        };
+        mean("ReduceMean", &from, &name("mean"));
+        nodes.push(node("Sub", &[&from, &name("mean")], &[&name("distance")]));
+        nodes.push(node("Mul", &[&name("distance"), &name("distance")], &[&name("square")]));
+        let mut variance = node("ReduceMean", &[&name("square")], &[&name("variance")]);
+        variance.attribute = vec![ints("axes", &[-1])];
+        nodes.push(variance);
+        nodes.push(node("Add", &[&name("variance"), "epsilon"], &[&name("sum")]));
+        nodes.push(node("Sqrt", &[&name("sum")], &[&name("root")]));
+        nodes.push(node("Div", &[&name("distance"), &name("root")], &[&to]));
+        from = to;
+    }
+    model(nodes, vec![scalar("epsilon", 1e-5)], &[rows, length], &["y"])
+}
+
+#[test]
+fn many_layer_normalisations_of_long_rows_are_seen_and_too_long_ones_refused_with_what_to_do() {
+    let imported = graph::import(&normalised(256, 128, 8).encode_to_vec(), None).unwrap();
+    let is_normal = |step: &&float::Step| matches!(step.operation, float::Operation::LayerNorm { .. });
+    assert_eq!(imported.graph.steps.iter().filter(is_normal).count(), 8);
+    let error = graph::import(&normalised(1024, 512, 1).encode_to_vec(), None).unwrap_err().to_string();
+    assert!(error.contains("4194304 elements") && error.contains("opset 17"), "{error}");
+}
+
 /// The mean and the root of one row, and the elements of another.
 #[test]
 fn statistics_of_other_elements_are_not_taken_for_a_layer_normalisation() {
