@@ -14,6 +14,9 @@ use crate::import::float::{FloatGraph, Operation, Pairwise, Step, Value};
 /// How far below the largest of its row a position has no share: `exp(-40)` is lost beside 1 even in double precision.
 const NO_SHARE: f64 = 40.0;
 
+/// An integer holds less than so many times the magnitude that its scale was chosen for.
+const HELD: f64 = 4.0;
+
 /// Constants that are as far apart as this are taken for a mask by who reads the file: exporters write -10,000 and less.
 const FAR: f64 = 9_999.0;
 
@@ -147,7 +150,7 @@ fn split_one(
     let Operation::Softmax { group, scale: own } = softmax.operation else { return Ok(None) };
     let taken = Taken::by(graph, &softmax);
     let (low, high) = ranges.of(taken.value);
-    let masked = taken.masked(group, headroom * low.abs().max(high.abs()), own);
+    let masked = taken.masked(group, HELD * headroom * low.abs().max(high.abs()), own);
     if !masked.contains(&true) {
         return Ok(None);
     }
