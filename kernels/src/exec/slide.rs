@@ -5,7 +5,6 @@ use super::scratch::Scratch;
 use crate::model::Model;
 use crate::model::graph::{Node, Operator};
 use crate::model::plan::Arena;
-use crate::model::stream::{halves, word_of};
 use crate::spec::rounding;
 
 /// Puts the carried columns before the newest one, and carries all but the oldest to the next step.
@@ -13,16 +12,16 @@ pub(super) fn execute(model: &Model, node: &Node, scratch: &mut Scratch, row: us
     let Slide { x, y, column, kept, start } = Slide::new(model, node, scratch, row);
     match (model.plan.regions[node.output].arena, scratch.carried_parts(row)) {
         (Arena::I16, (values, _, carried)) => {
-            let words = &mut carried[start..][..kept.div_ceil(2)];
-            unpack(words, &mut values[y..][..kept]);
+            let carried = &mut halves_mut(&mut carried[start..])[..kept];
+            values[y..][..kept].copy_from_slice(carried);
             values.copy_within(x..x + column, y + kept);
-            pack(&values[y + column..][..kept], words);
+            carried.copy_from_slice(&values[y + column..][..kept]);
         }
         (_, (_, values, carried)) => {
-            let words = &mut carried[start..][..kept];
-            values[y..][..kept].copy_from_slice(words);
+            let carried = &mut carried[start..][..kept];
+            values[y..][..kept].copy_from_slice(carried);
             values.copy_within(x..x + column, y + kept);
-            words.copy_from_slice(&values[y + column..][..kept]);
+            carried.copy_from_slice(&values[y + column..][..kept]);
         }
     }
 }
@@ -47,7 +46,7 @@ pub(crate) fn states_of_zeros(form: &Model) -> Vec<i32> {
         match (form.plan.regions[node.output].arena, scratch.carried_parts(0)) {
             (Arena::I16, (values, _, carried)) => {
                 (0..=kept).step_by(column).for_each(|at| values.copy_within(x..x + column, y + at));
-                pack(&values[y..][..kept], &mut carried[start..][..kept.div_ceil(2)]);
+                halves_mut(&mut carried[start..])[..kept].copy_from_slice(&values[y..][..kept]);
             }
             (_, (_, values, carried)) => {
                 (0..=kept).step_by(column).for_each(|at| values.copy_within(x..x + column, y + at));
@@ -83,20 +82,14 @@ impl Slide {
     }
 }
 
-/// The values of words.
-fn unpack(words: &[i32], values: &mut [i16]) {
-    let (pairs, rest) = values.as_chunks_mut::<2>();
-    pairs.iter_mut().zip(words).for_each(|(pair, &word)| *pair = halves(word));
-    if let ([last], Some(&word)) = (rest, words.last()) {
-        *last = halves(word)[0];
-    }
+/// The values of words, two in each.
+pub(super) fn halves(words: &[i32]) -> &[i16] {
+    // SAFETY: a word has the size of two values, no smaller alignment, and no bits that a value may not have.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) }
 }
 
-/// The inverse; of an odd number of values the last word has a zero beside it.
-fn pack(values: &[i16], words: &mut [i32]) {
-    let (pairs, rest) = values.as_chunks::<2>();
-    pairs.iter().zip(words.iter_mut()).for_each(|(&pair, word)| *word = word_of(pair));
-    if let (&[last], Some(word)) = (rest, words.last_mut()) {
-        *word = word_of([last, 0]);
-    }
+/// As [`halves`].
+pub(super) fn halves_mut(words: &mut [i32]) -> &mut [i16] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 2) }
 }

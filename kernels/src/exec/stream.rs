@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::slide::{halves, halves_mut};
 use super::{Backend, Executor, InputError};
-use crate::model::stream::Format;
+use crate::model::stream::{Format, Kept};
 use crate::model::{Dtype, Stream};
 
 /// Takes streams through their next steps, any of them together, each in a slot of its own.
@@ -133,5 +134,22 @@ impl StreamExecutor {
     /// As [`Executor::write_output`].
     pub fn write_output(&self, slot: usize, dtype: Dtype, out: &mut [u8]) {
         self.executor.write_output(slot, dtype, out);
+    }
+}
+
+impl Kept {
+    /// Brings states to their bounds.
+    pub(super) fn take(&self, from: &[i32], to: &mut [i32]) {
+        let (from, to) = (&from[self.words.clone()], &mut to[self.words.clone()]);
+        match self.format {
+            Format::I32(low, high) => {
+                from.iter().zip(to).for_each(|(&value, to)| *to = value.clamp(low, high));
+            }
+            Format::I16(low, high) => {
+                let pairs = halves(from).iter().zip(halves_mut(to));
+                pairs.for_each(|(&value, to)| *to = value.clamp(low, high));
+            }
+            Format::F32 => to.copy_from_slice(from),
+        }
     }
 }

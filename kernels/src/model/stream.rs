@@ -205,32 +205,6 @@ fn affine_of_column(graph: &Graph, node: &Node, affine: &Affine, count: usize) -
     })
 }
 
-impl Kept {
-    /// Brings states to their bounds.
-    pub(crate) fn take(&self, from: &[i32], to: &mut [i32]) {
-        let (from, to) = (&from[self.words.clone()], &mut to[self.words.clone()]);
-        let words = from.iter().zip(to);
-        match self.format {
-            Format::I32(low, high) => words.for_each(|(&word, to)| *to = word.clamp(low, high)),
-            Format::I16(low, high) => words.for_each(|(&word, to)| {
-                let [first, second] = halves(word).map(|half| half.clamp(low, high));
-                *to = word_of([first, second]);
-            }),
-            Format::F32 => words.for_each(|(&word, to)| *to = word),
-        }
-    }
-}
-
-/// The two values of a word, the first in its lower bits.
-pub(crate) fn halves(word: i32) -> [i16; 2] {
-    [word as i16, (word >> 16) as i16]
-}
-
-/// The inverse of [`halves`].
-pub(crate) fn word_of([first, second]: [i16; 2]) -> i32 {
-    i32::from(second) << 16 | i32::from(first as u16)
-}
-
 /// Words that so many elements of a tensor take among the states.
 fn words(element: Element, count: usize) -> usize {
     if element == Element::I16 { count.div_ceil(2) } else { count }
