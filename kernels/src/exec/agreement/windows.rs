@@ -92,7 +92,7 @@ proptest! {
 }
 
 #[test]
-fn most_layers_of_random_windows_slide_and_some_take_the_window() {
+fn of_the_layers_of_random_windows_many_slide_and_many_take_the_window() {
     let mut counts = [0; 2];
     for seed in 0..300 {
         let stream = load(&windows(&mut Choices(seed))).stream().unwrap();
@@ -161,6 +161,19 @@ fn columns_at_the_border_are_computed_with_the_window_if_a_layer_reads_them() {
         elements.indices = (2..4).collect();
     }
     assert_eq!(agree(&last, &mut choices).unwrap().parts(), [Window; 5]);
+}
+
+/// Its places in time would not lie one after the other, but once for each place on the other axis.
+#[test]
+fn a_kernel_with_several_places_on_the_axis_before_time_takes_the_window() {
+    let mut choices = Choices(12);
+    let mut input = tensor("x", 8 * 3, Element::I16, 12, FULL);
+    input.shape = vec![1, 8, 3];
+    let mut graph = Graph { tensors: vec![input], nodes: Vec::new(), input: 0, output: 1 };
+    let window = Window { kernel: [2, 1], before: [1, 0], after: [1, 0], ..Window::point([1, 8], 3) };
+    assert_eq!(window.places(), [2, 8]);
+    conv(&mut choices, &mut graph, window, 2);
+    assert_eq!(agree(&graph, &mut choices).unwrap().parts(), [StreamPart::Window]);
 }
 
 #[test]

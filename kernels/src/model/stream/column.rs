@@ -127,7 +127,9 @@ fn over(window: &Window, of: Columns, output: usize) -> Option<(Window, usize, C
     let length = if axis == 0 { height } else { width };
     let reach = ((window.kernel[axis] - 1) * window.dilations[axis]) as usize + 1;
     let before = window.before[axis] as usize;
-    if window.strides[axis] != 1 || window.after[axis] != 0 {
+    // Places in time come one after the other only if there is one place on the axis before it.
+    let is_outer = axis == 0 || window.places()[0] == 1;
+    if window.strides[axis] != 1 || window.after[axis] != 0 || !is_outer {
         return None;
     }
     if length != of.count {
