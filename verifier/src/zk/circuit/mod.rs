@@ -33,7 +33,7 @@ use super::r1cs::ConstraintSystem;
 pub use statement::{Binding, Statement, StatementError, StatementKind};
 
 /// Version of the circuits that this code makes: another one makes other keys.
-pub const CIRCUIT_VERSION: u32 = 4;
+pub const CIRCUIT_VERSION: u32 = 5;
 
 /// Constraints above this are refused: their keys would have gigabytes.
 const MAX_CONSTRAINTS: usize = 1 << 24;

@@ -159,13 +159,21 @@ impl Argument {
     pub(super) fn new(number: Number, shift: i32) -> Argument {
         Argument { number, shift, limit: 1 << width(i16::MAX.into()) }
     }
+
+    #[cfg(test)]
+    pub(super) fn cut_off_at(self, limit: i128) -> Argument {
+        Argument { limit, ..self }
+    }
 }
 
 impl Builder {
     pub(super) fn gate_sigmoid(&mut self, argument: &Argument) -> Number {
-        // The bits of the saturation prove what the roundings of the gate and of its half leave open.
-        let h = self.gate(argument, Builder::shift_right_unproven);
-        let half = self.shift_right_unproven(&h.plus_constant((1 << ONE) + 1), 1);
+        // The bits of what comes last prove what the roundings before leave open: those of the saturation, or, of an argument
+        // that is cut off before the half could saturate, those of the half.
+        let h = self.gate(argument, Builder::shift_right_unproven).plus_constant((1 << ONE) + 1);
+        let saturates = h.high >> 1 > i16::MAX.into();
+        let round = if saturates { Builder::shift_right_unproven } else { Builder::shift_right };
+        let half = round(self, &h, 1);
         self.clamp(&half, 0, i16::MAX.into())
     }
 

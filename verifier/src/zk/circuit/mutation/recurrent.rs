@@ -43,6 +43,21 @@ fn every_bit_of_a_gate_is_needed() {
     assert_eq!(mutate_bits(tanh, &arguments, (-150_000, 150_000)), NONE);
 }
 
+/// Arguments that are cut off before the half of a sigmoid could saturate: other bits prove its roundings.
+#[test]
+fn every_bit_of_a_gate_whose_argument_is_cut_off_early_is_needed() {
+    for limit in [1 << 9, 1 << 12] {
+        let argument = |x: &Number| Argument::new(x.clone(), 2).cut_off_at(limit);
+        let sigmoid = |builder: &mut Builder, x: &Number| builder.gate_sigmoid(&argument(x));
+        let inside = telling().into_iter().filter(|argument| argument.abs() < limit);
+        let arguments: Vec<i128> = inside.map(|argument| 4 * argument + 1).collect();
+        let bounds = (-150_000, 150_000);
+        assert_eq!(of_one(sigmoid, &[-140_001, -3, 1_001, 131_073], bounds, bits).redundant, NONE, "{limit}");
+        // That the whole system accepts no forgery is seen on the way.
+        mutate_bits(sigmoid, &arguments, bounds);
+    }
+}
+
 /// A random layer of one unit and one step.
 fn layer(model: &Model, cell: Cell) -> Option<Recurrent<'_>> {
     let mut nodes = model.nodes();
