@@ -88,6 +88,19 @@ def operators():
     write("attention", attention, [3, 4], {"w": weights(4, 4), "half": np.float32(0.5)})
 
 
+def two_trees(first, second):
+    """The nodes of two trees of one branch each, in these modes."""
+    return dict(
+        nodes_treeids=[0, 0, 0, 1, 1, 1],
+        nodes_nodeids=[0, 1, 2, 0, 1, 2],
+        nodes_featureids=[3, 0, 0, 7, 0, 0],
+        nodes_values=[0.5, 0.0, 0.0, -0.25, 0.0, 0.0],
+        nodes_modes=[first, "LEAF", "LEAF", second, "LEAF", "LEAF"],
+        nodes_truenodeids=[1, 0, 0, 1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0, 2, 0, 0],
+    )
+
+
 def classical():
     write("scaler", [node("Scaler", "x", domain="ai.onnx.ml", offset=[1.0] * 12, scale=[0.5] * 12)], [12], domain=True)
     write("normalizer", [node("Normalizer", "x", domain="ai.onnx.ml", norm="L2")], [12], domain=True)
@@ -95,15 +108,7 @@ def classical():
     write("linear", [node("LinearRegressor", "x", domain="ai.onnx.ml", targets=2, **linear)], [12], domain=True)
     labels = dict(classlabels_ints=[0, 1], post_transform="SOFTMAX")
     write("classifier", [node("LinearClassifier", "x", ["label", "y"], domain="ai.onnx.ml", **linear, **labels)], [12], domain=True)
-    trees = dict(
-        nodes_treeids=[0, 0, 0, 1, 1, 1],
-        nodes_nodeids=[0, 1, 2, 0, 1, 2],
-        nodes_featureids=[3, 0, 0, 7, 0, 0],
-        nodes_values=[0.5, 0.0, 0.0, -0.25, 0.0, 0.0],
-        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF", "BRANCH_LT", "LEAF", "LEAF"],
-        nodes_truenodeids=[1, 0, 0, 1, 0, 0],
-        nodes_falsenodeids=[2, 0, 0, 2, 0, 0],
-    )
+    trees = two_trees("BRANCH_LEQ", "BRANCH_LT")
     treeids, nodeids, values = [0, 0, 1, 1], [1, 2, 1, 2], [0.1, -0.2, 0.3, 0.4]
     votes = {f"target_{n}": v for n, v in dict(treeids=treeids, nodeids=nodeids, ids=[0] * 4, weights=values).items()}
     regressor = node("TreeEnsembleRegressor", "x", domain="ai.onnx.ml", n_targets=1, **trees, **votes)
@@ -227,21 +232,11 @@ def written_out():
     write("gru-loop", *gru_loop())
     write("gru-loop-turned", *gru_loop(split=(1, 2, 0)))
     write("gru-loop-early", *gru_loop(limit=2))
-    trees = dict(
-        nodes_treeids=[0, 0, 0, 1, 1, 1],
-        nodes_nodeids=[0, 1, 2, 0, 1, 2],
-        nodes_featureids=[3, 0, 0, 7, 0, 0],
-        nodes_values=[0.5, 0.0, 0.0, -0.25, 0.0, 0.0],
-        nodes_modes=["BRANCH_EQ", "LEAF", "LEAF", "BRANCH_NEQ", "LEAF", "LEAF"],
-        nodes_truenodeids=[1, 0, 0, 1, 0, 0],
-        nodes_falsenodeids=[2, 0, 0, 2, 0, 0],
-        nodes_missing_value_tracks_true=[1, 0, 0, 0, 0, 0],
-    )
+    trees = two_trees("BRANCH_EQ", "BRANCH_NEQ") | dict(nodes_missing_value_tracks_true=[1, 0, 0, 0, 0, 0])
     votes = dict(target_treeids=[0, 0, 1, 1], target_nodeids=[1, 2, 1, 2], target_ids=[0, 1, 0, 1], target_weights=[0.1, -0.2, 0.3, 0.4])
     average = node("TreeEnsembleRegressor", "x", domain="ai.onnx.ml", n_targets=2, aggregate_function="AVERAGE", base_values=[1.0, 2.0], **trees, **votes)
     write("trees-average", [average], [12], domain=True)
-    labels = dict(classlabels_int64s=[0, 1], post_transform="LOGISTIC", coefficients=weights(12).tolist(), intercepts=[0.5])
-    labels["classlabels_ints"] = labels.pop("classlabels_int64s")
+    labels = dict(classlabels_ints=[0, 1], post_transform="LOGISTIC", coefficients=weights(12).tolist(), intercepts=[0.5])
     zipped = [node("LinearClassifier", "x", ["label", "s"], domain="ai.onnx.ml", **labels), node("Normalizer", "s", "p", domain="ai.onnx.ml", norm="L1")]
     write("zipmap", [*zipped, node("ZipMap", "p", domain="ai.onnx.ml", classlabels_int64s=[0, 1])], [12], domain=True)
 

@@ -9,20 +9,10 @@ use crate::spec::rounding;
 
 /// Puts the carried columns before the newest one, and carries all but the oldest to the next step.
 pub(super) fn execute(model: &Model, node: &Node, scratch: &mut Scratch, row: usize) {
-    let Slide { x, y, column, kept, start } = Slide::new(model, node, scratch, row);
+    let slide = Slide::new(model, node, scratch, row);
     match (model.plan.regions[node.output].arena, scratch.carried_parts(row)) {
-        (Arena::I16, (values, _, carried)) => {
-            let carried = &mut halves_mut(&mut carried[start..])[..kept];
-            values[y..][..kept].copy_from_slice(carried);
-            values.copy_within(x..x + column, y + kept);
-            carried.copy_from_slice(&values[y + column..][..kept]);
-        }
-        (_, (_, values, carried)) => {
-            let carried = &mut carried[start..][..kept];
-            values[y..][..kept].copy_from_slice(carried);
-            values.copy_within(x..x + column, y + kept);
-            carried.copy_from_slice(&values[y + column..][..kept]);
-        }
+        (Arena::I16, (values, _, carried)) => slide.push(values, halves_mut(&mut carried[slide.start..])),
+        (_, (_, values, carried)) => slide.push(values, &mut carried[slide.start..]),
     }
 }
 
@@ -42,16 +32,12 @@ pub(crate) fn states_of_zeros(form: &Model) -> Vec<i32> {
             scalar::execute(form, node, &mut scratch, 1);
             continue;
         }
-        let Slide { x, y, column, kept, start } = Slide::new(form, node, &scratch, 0);
+        let slide = Slide::new(form, node, &scratch, 0);
         match (form.plan.regions[node.output].arena, scratch.carried_parts(0)) {
             (Arena::I16, (values, _, carried)) => {
-                (0..=kept).step_by(column).for_each(|at| values.copy_within(x..x + column, y + at));
-                halves_mut(&mut carried[start..])[..kept].copy_from_slice(&values[y..][..kept]);
+                slide.repeat(values, halves_mut(&mut carried[slide.start..]))
             }
-            (_, (_, values, carried)) => {
-                (0..=kept).step_by(column).for_each(|at| values.copy_within(x..x + column, y + at));
-                carried[start..][..kept].copy_from_slice(&values[y..][..kept]);
-            }
+            (_, (_, values, carried)) => slide.repeat(values, &mut carried[slide.start..]),
         }
     }
     scratch.carried(0).to_vec()
@@ -79,6 +65,22 @@ impl Slide {
         let start =
             model.carried[node.output].expect("the form of a stream says where each window is carried");
         Slide { x, y, column, kept: len - column, start }
+    }
+
+    /// The window of what is carried and the newest column.
+    fn push<T: Copy>(&self, values: &mut [T], carried: &mut [T]) {
+        let &Slide { x, y, column, kept, .. } = self;
+        let carried = &mut carried[..kept];
+        values[y..][..kept].copy_from_slice(carried);
+        values.copy_within(x..x + column, y + kept);
+        carried.copy_from_slice(&values[y + column..][..kept]);
+    }
+
+    /// The window, and what is carried, of the newest column alone.
+    fn repeat<T: Copy>(&self, values: &mut [T], carried: &mut [T]) {
+        let &Slide { x, y, column, kept, .. } = self;
+        (0..=kept).step_by(column).for_each(|at| values.copy_within(x..x + column, y + at));
+        carried[..kept].copy_from_slice(&values[y..][..kept]);
     }
 }
 

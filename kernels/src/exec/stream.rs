@@ -68,12 +68,12 @@ impl StreamExecutor {
         step: &[u8],
         states: &[i32],
     ) -> Result<(), InputError> {
+        assert_eq!(states.len(), self.stream.initial_states().len(), "words of state");
         if !self.floats.is_empty() {
             return self.stage_floats(slot, dtype, step, states);
         }
         self.executor.stage(slot, dtype, step)?;
         let slots = self.executor.scratch.carried_mut(slot);
-        assert_eq!(states.len(), slots.len(), "words of state");
         self.stream.kept().iter().for_each(|kept| kept.take(states, slots));
         Ok(())
     }
@@ -96,7 +96,6 @@ impl StreamExecutor {
         }
         assert!(slot < self.max_rows(), "slot {slot} of {}", self.max_rows());
         let slots = self.executor.scratch.carried_mut(slot);
-        assert_eq!(states.len(), slots.len(), "words of state");
         let (before, newest) = self.floats.split_at_mut(states.len() * size_of::<f32>());
         for (bytes, state) in before.as_chunks_mut().0.iter_mut().zip(states) {
             *bytes = state.to_le_bytes();

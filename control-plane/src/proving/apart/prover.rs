@@ -13,6 +13,7 @@ use crate::proving::workbench::{Models, Workbench};
 use haca_settle::OpeningPosition;
 use haca_verifier::zk::StatementKind;
 use haca_wire::connect::Connect;
+use haca_wire::event::PROOF_LEN;
 use haca_wire::sign::Role;
 use haca_wire::{Digest, ModelId};
 use std::collections::VecDeque;
@@ -34,22 +35,29 @@ struct Bench {
     made: LastMade,
 }
 
+/// What is handed in of a proof: itself, and the bytes of its verification key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    proof: [u8; PROOF_LEN],
+    key: Vec<u8>,
+}
+
 /// The last proofs, the newest in front, by their leaves' hashes. One that did not arrive, or came after the node had given
 /// up waiting for it, need not be made again.
 #[derive(Default)]
-struct LastMade(VecDeque<(Digest, Made)>);
+struct LastMade(VecDeque<(Digest, Kept)>);
 
 impl LastMade {
-    /// Each has a KB or two, most of it the verification key.
+    /// Most of each is its verification key, which has a point for every public input.
     const MAX: usize = 64;
 
-    fn of(&self, leaf: &Digest) -> Option<&Made> {
-        self.0.iter().find(|(of, _)| of == leaf).map(|(_, made)| made)
+    fn of(&self, leaf: &Digest) -> Option<&Kept> {
+        self.0.iter().find(|(of, _)| of == leaf).map(|(_, kept)| kept)
     }
 
-    fn keep(&mut self, leaf: Digest, made: Made) {
+    fn keep(&mut self, leaf: Digest, kept: Kept) {
         self.0.truncate(Self::MAX - 1);
-        self.0.push_front((leaf, made));
+        self.0.push_front((leaf, kept));
     }
 }
 
@@ -108,21 +116,21 @@ impl Bench {
 
     async fn prove(&mut self, link: &mut Link, job: Job) -> Result<(), LinkError> {
         let (position, hash) = (job.position, job.leaf.hash());
-        let made = match self.made.of(&hash) {
-            Some(made) => made.clone(),
+        let Kept { proof, key } = match self.made.of(&hash) {
+            Some(kept) => kept.clone(),
             None => match self.make(link, job).await? {
-                Ok(made) => made,
+                Ok(kept) => kept,
                 Err(why) => return decline(link, position, &why).await,
             },
         };
-        let proven = Proven { position, proof: made.proof, key: made.key_bytes };
+        let proven = Proven { position, proof, key };
         link.send(Kind::Proven, &proven.encode()).await?;
         link.counts.results.fetch_add(1, Relaxed);
         Ok(())
     }
 
     /// Makes a proof and keeps it. The inner error is what the node is told.
-    async fn make(&mut self, link: &mut Link, job: Job) -> Result<Result<Made, String>, LinkError> {
+    async fn make(&mut self, link: &mut Link, job: Job) -> Result<Result<Kept, String>, LinkError> {
         let (request, model, hash) = (job.leaf.request, job.leaf.model, job.leaf.hash());
         if let Err(why) = self.fetch(link, &model, StatementKind::of(&job.leaf)).await? {
             tracing::error!(%request, why, "cannot be proven");
@@ -132,11 +140,12 @@ impl Bench {
         let made =
             self.blocking(move |workbench, pool| attempt::prove(workbench, pool, &job.leaf, &job.opening));
         match made.await {
-            Ok(made) => {
+            Ok(Made { proof, key_bytes, .. }) => {
                 link.counts.worked(begun.elapsed());
                 tracing::info!(%request, seconds = begun.elapsed().as_secs_f64(), "proven");
-                self.made.keep(hash, made.clone());
-                Ok(Ok(made))
+                let kept = Kept { proof, key: key_bytes };
+                self.made.keep(hash, kept.clone());
+                Ok(Ok(kept))
             }
             Err(Unprovable::Bench(error)) if error.may_pass() => Err(LinkError::Disk(error)),
             Err(reason) => {
@@ -196,20 +205,14 @@ async fn decline(link: &mut Link, position: OpeningPosition, why: &str) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use haca_wire::event::PROOF_LEN;
 
     #[test]
     fn the_last_proofs_are_kept_and_the_oldest_goes_first() {
         let leaf = |number: usize| Digest([number as u8; 32]);
         let mut last = LastMade::default();
         for number in 0..=LastMade::MAX {
-            let made = Made {
-                proof: [number as u8; PROOF_LEN],
-                key: Digest::default(),
-                key_bytes: Vec::new(),
-                output: Vec::new(),
-            };
-            last.keep(leaf(number), made);
+            let kept = Kept { proof: [number as u8; PROOF_LEN], key: Vec::new() };
+            last.keep(leaf(number), kept);
         }
         assert_eq!(last.of(&leaf(0)), None);
         assert!((1..=LastMade::MAX).all(|number| last.of(&leaf(number)).unwrap().proof[0] == number as u8));

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::recurrences;
 use crate::exec::{Backend, Executor, Packed, StreamExecutor};
 use crate::model::graph::{Activation, Affine, Dense, Element, Graph, Operator, Weights};
-use crate::model::{Dtype, Metadata, Model, StreamKind, encode};
+use crate::model::{Dtype, Metadata, Model, Stream, StreamKind, encode};
 use crate::random::{Choices, FULL, push, row, tensor, widened};
 
 /// Recurrent layers of which the last leaves its last step only, and a dense layer on it.
@@ -56,42 +56,59 @@ proptest! {
         prop_assert_eq!(stream.window(), steps);
         prop_assert_eq!(stream.id(), model.id());
         prop_assert_eq!(stream.state_bytes(), stream.initial_states().len() * 4);
-        let bytes = model.input_len() * 4 / steps;
         let rows: Vec<Vec<u8>> =
             (0..choices.between(1, 11)).map(|_| row(&mut choices, model.input_len(), false)).collect();
         let mut whole = Executor::with_backend(Arc::clone(&model), 1, Backend::Scalar);
         for backend in Backend::available() {
-            let mut executor = StreamExecutor::with_backend(Arc::clone(&stream), rows.len(), backend);
-            // What a reset stream held before does not matter.
-            let mut states = vec![stream.initial_states().to_vec(); rows.len()];
-            let mut done = vec![0; rows.len()];
-            while done.iter().any(|&done| done < steps) {
-                let chosen: Vec<usize> =
-                    (0..rows.len()).filter(|&row| done[row] < steps && choices.below(3) != 0).collect();
-                for (slot, &row) in chosen.iter().enumerate() {
-                    let step = &rows[row][done[row] * bytes..][..bytes];
-                    executor.stage(slot, Dtype::F32, step, &states[row]).unwrap();
+            let check = |row: usize, done: usize, output: &[i64]| {
+                if done == steps {
+                    whole.stage(0, Dtype::F32, &rows[row]).unwrap();
+                    whole.execute(1);
+                    prop_assert_eq!(output, whole.output_fixed(0), "{}", backend.name());
                 }
-                executor.execute(chosen.len());
-                for (slot, &row) in chosen.iter().enumerate() {
-                    states[row].copy_from_slice(executor.states(slot));
-                    done[row] += 1;
-                    if done[row] == steps {
-                        whole.stage(0, Dtype::F32, &rows[row]).unwrap();
-                        whole.execute(1);
-                        prop_assert_eq!(executor.output_fixed(slot), whole.output_fixed(0), "{}", backend.name());
-                    }
-                }
-            }
+                Ok(())
+            };
+            step_through(&stream, backend, &rows, &mut choices, check)?;
         }
     }
 }
 
-#[test]
-fn states_beyond_their_bounds_are_brought_to_them() {
-    let mut choices = Choices(3);
-    let stream = Arc::new(load(&streamed(&mut choices)).stream().unwrap());
-    let step = row(&mut choices, stream.step_len(), false);
+/// Takes rows through all their steps as streams, any of them together, and has each output checked, by row and number of
+/// steps done. The states are the streams' own from the first step on.
+pub(super) fn step_through(
+    stream: &Arc<Stream>,
+    backend: Backend,
+    rows: &[Vec<u8>],
+    choices: &mut Choices,
+    mut check: impl FnMut(usize, usize, &[i64]) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let bytes = stream.step_len() * 4;
+    let steps = rows[0].len() / bytes;
+    let mut executor = StreamExecutor::with_backend(Arc::clone(stream), rows.len(), backend);
+    // What a reset stream held before does not matter.
+    let mut states = vec![stream.initial_states().to_vec(); rows.len()];
+    let mut done = vec![0; rows.len()];
+    while done.iter().any(|&done| done < steps) {
+        let chosen: Vec<usize> =
+            (0..rows.len()).filter(|&row| done[row] < steps && choices.below(3) != 0).collect();
+        for (slot, &row) in chosen.iter().enumerate() {
+            let step = &rows[row][done[row] * bytes..][..bytes];
+            executor.stage(slot, Dtype::F32, step, &states[row]).unwrap();
+        }
+        executor.execute(chosen.len());
+        for (slot, &row) in chosen.iter().enumerate() {
+            states[row].copy_from_slice(executor.states(slot));
+            done[row] += 1;
+            check(row, done[row], executor.output_fixed(slot))?;
+        }
+    }
+    Ok(())
+}
+
+/// Any states are taken as those within bounds that they are brought to.
+pub(super) fn bounds_its_states(stream: Stream, choices: &mut Choices) {
+    let stream = Arc::new(stream);
+    let step = row(choices, stream.step_len(), false);
     let wild: Vec<i32> = stream.initial_states().iter().map(|_| choices.bits() as i32).collect();
     let mut bounded = vec![0; wild.len()];
     stream.kept().iter().for_each(|kept| kept.take(&wild, &mut bounded));
@@ -102,6 +119,12 @@ fn states_beyond_their_bounds_are_brought_to_them() {
         executor.execute(2);
         assert_eq!(executor.states(0), executor.states(1));
     }
+}
+
+#[test]
+fn states_beyond_their_bounds_are_brought_to_them() {
+    let mut choices = Choices(3);
+    bounds_its_states(load(&streamed(&mut choices)).stream().unwrap(), &mut choices);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::streams::{bounds_its_states, step_through};
 use crate::exec::{Backend, Executor, StreamExecutor};
 use crate::model::graph::{Activation, Affine, Conv, Dense, Element, Graph, Operator, Weights, Window};
 use crate::model::{Dtype, Metadata, Model, Stream, StreamKind, StreamPart, encode};
@@ -37,26 +38,14 @@ fn agree(graph: &Graph, choices: &mut Choices) -> Result<Stream, TestCaseError> 
     let expected: Vec<Vec<Vec<i64>>> =
         (0..rows.len()).map(|row| (1..=steps).map(|done| expected(row, done)).collect()).collect();
     for backend in Backend::available() {
-        let mut executor = StreamExecutor::with_backend(Arc::clone(&stream), rows.len(), backend);
-        let mut states = vec![stream.initial_states().to_vec(); rows.len()];
-        let mut done = vec![0; rows.len()];
-        while done.iter().any(|&done| done < steps) {
-            let chosen: Vec<usize> =
-                (0..rows.len()).filter(|&row| done[row] < steps && choices.below(3) != 0).collect();
-            for (slot, &row) in chosen.iter().enumerate() {
-                let step = &rows[row][done[row] * len * 4..][..len * 4];
-                executor.stage(slot, Dtype::F32, step, &states[row]).unwrap();
+        let check = |row: usize, done: usize, output: &[i64]| {
+            if is_window || done == window {
+                let expected = &expected[row][done - 1][..];
+                prop_assert_eq!(output, expected, "{} at step {}", backend.name(), done);
             }
-            executor.execute(chosen.len());
-            for (slot, &row) in chosen.iter().enumerate() {
-                states[row].copy_from_slice(executor.states(slot));
-                done[row] += 1;
-                if is_window || done[row] == window {
-                    let (given, expected) = (executor.output_fixed(slot), &expected[row][done[row] - 1][..]);
-                    prop_assert_eq!(given, expected, "{} at step {}", backend.name(), done[row]);
-                }
-            }
-        }
+            Ok(())
+        };
+        step_through(&stream, backend, &rows, choices, check)?;
     }
     Ok(Arc::into_inner(stream).unwrap_or_else(|| load(graph).stream().unwrap()))
 }
@@ -212,19 +201,8 @@ fn an_input_that_is_converted_in_another_way_at_each_step_is_kept_as_it_came() {
 #[test]
 fn columns_beyond_their_bounds_are_brought_to_them() {
     let mut choices = Choices(3);
-    let stream = load(&causal(&mut choices, [1, 1])).stream().unwrap();
-    let stream = Arc::new(stream);
-    let step = row(&mut choices, stream.step_len(), false);
-    let wild: Vec<i32> = stream.initial_states().iter().map(|_| choices.bits() as i32).collect();
-    let mut bounded = vec![0; wild.len()];
-    stream.kept().iter().for_each(|kept| kept.take(&wild, &mut bounded));
-    for backend in Backend::available() {
-        let mut executor = StreamExecutor::with_backend(Arc::clone(&stream), 2, backend);
-        executor.stage(0, Dtype::F32, &step, &wild).unwrap();
-        executor.stage(1, Dtype::F32, &step, &bounded).unwrap();
-        executor.execute(2);
-        assert_eq!(executor.states(0), executor.states(1));
-    }
+    let graph = causal(&mut choices, [1, 1]);
+    bounds_its_states(load(&graph).stream().unwrap(), &mut choices);
 }
 
 #[test]
