@@ -155,3 +155,39 @@ impl Waker {
         self.parked.store(false, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A test that cannot go on fails there.
+mod tests {
+    use super::*;
+    use haca_wire::Leaf;
+
+    /// An appender of which nobody reads, so that its rings stay as they are.
+    fn appender(config: &LogConfig) -> (Appender, (Consumer<Slot>, Consumer<u8>)) {
+        Appender::new(config, 0, [RingPositions::default()].into(), Arc::default())
+    }
+
+    #[test]
+    fn an_opening_for_which_there_is_no_room_is_refused_with_its_leaf() {
+        let config = LogConfig {
+            opening_ring_bytes: 1000,
+            queue_capacity: 3,
+            ..LogConfig::new("", "example.org/log")
+        };
+        let leaf = [0x5a; Leaf::LEN];
+        let hash = leaf_hash(&leaf);
+        let (mut full_of_bytes, _consumers) = appender(&config);
+        assert_eq!((full_of_bytes.free_opening_bytes(), Appender::opening_cost(100)), (1000, 164));
+        assert_eq!(full_of_bytes.append_opened(&leaf, &hash, &[&[0; 900], &[0; 37]]), Err(Full));
+        assert_eq!(full_of_bytes.free(), 3);
+        assert_eq!(full_of_bytes.append_opened(&leaf, &hash, &[&[0; 900], &[0; 36]]), Ok(()));
+        assert_eq!((full_of_bytes.free(), full_of_bytes.free_opening_bytes()), (2, 0));
+        assert_eq!(full_of_bytes.append_opened(&leaf, &hash, &[]), Err(Full));
+        (0..2).for_each(|_| full_of_bytes.append_hashed(&leaf, &hash).unwrap());
+
+        let (mut full_of_leaves, _consumers) = appender(&config);
+        (0..3).for_each(|_| full_of_leaves.append_hashed(&leaf, &hash).unwrap());
+        assert_eq!(full_of_leaves.append_opened(&leaf, &hash, &[]), Err(Full));
+        assert_eq!(full_of_leaves.free_opening_bytes(), 1000);
+    }
+}
