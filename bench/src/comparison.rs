@@ -59,6 +59,7 @@ impl Options {
             warm_up: Duration::from_secs_f64(self.warm_up),
             measured: Duration::from_secs_f64(self.seconds),
             longest_pause: self.leave_out_pauses.map(Duration::from_micros),
+            kernel_times: false,
         }
     }
 

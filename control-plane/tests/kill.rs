@@ -1,5 +1,6 @@
 //! `haca up` is killed with SIGKILL at random moments while it answers. Whatever the client was told is durable must be
-//! in the log after the restart, exactly once, and every checkpoint must extend every older one.
+//! in the log after the restart, exactly once, and every checkpoint must extend every older one. Likewise on a full disk:
+//! requests are refused, and those that were answered are in the log once there is room.
 //!
 //! By default a short run, so that it belongs to the ordinary tests. The full one:
 //!
@@ -18,7 +19,7 @@ use haca_wire::sign::OperatorKey;
 use haca_wire::vocabulary::LogOutcome;
 use haca_wire::{Digest, Leaf, Mode, RequestId, Stage};
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,6 +80,86 @@ fn what_was_called_durable_survives_kill_9() {
     // The last start must come up on what the last kill left, through the ordinary command.
     kill(start(data.path()));
     audit(data.path(), &told, receipts);
+}
+
+/// The folder of the small disk, for the test that is started again on it.
+const SMALL_DISK: &str = "HACA_SMALL_DISK";
+
+/// The disk is a small tmpfs in a mount namespace of its own, where the test starts its own binary again. Where such a
+/// namespace cannot be made, the test says so and passes.
+#[test]
+fn a_full_disk_refuses_requests_and_loses_none_that_were_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let in_namespace = |script: &str| {
+        Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .env(SMALL_DISK, folder.path())
+            .output()
+    };
+    let mount = format!("mount -t tmpfs -o size=64m none \"${SMALL_DISK}\"");
+    match in_namespace(&mount) {
+        Ok(output) if output.status.success() => {}
+        other => {
+            println!("skipped: no mount namespace can be made here: {other:?}");
+            return;
+        }
+    }
+    let output = in_namespace(&format!("{mount} && \"$0\" on_a_small_disk --exact --nocapture")).unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Not a test of its own: what runs on the small disk.
+#[test]
+fn on_a_small_disk() {
+    let Ok(disk) = std::env::var(SMALL_DISK) else { return };
+    let (data, ballast) = (Path::new(&disk).join("data"), Path::new(&disk).join("ballast"));
+    std::fs::create_dir(&data).unwrap();
+    let settings = "max_batch = 64\n[log]\nqueue_capacity = 256\n[zk]\nenabled = false\n";
+    std::fs::write(data.join("node.toml"), settings).unwrap();
+    let node = start(&data);
+    let told = Told::default();
+    tokio::runtime::Runtime::new().unwrap().block_on(fill_the_disk_and_make_room(&data, &ballast, &told));
+    kill(node);
+    let answered = told.durable.lock().unwrap().len();
+    audit(&data, &told, answered);
+}
+
+async fn fill_the_disk_and_make_room(data: &Path, ballast: &Path, told: &Told) {
+    let model = compiled_model();
+    push(data, &model).await;
+    let connect = Connect::read(&data.join("connect.toml")).unwrap();
+    let client = Client::connect(&connect, ClientOptions::default()).await.unwrap();
+    let (entry, input) = (client.model("mlp").await.unwrap(), SHIPPED[0].input().unwrap());
+
+    let mut file = std::fs::File::create(ballast).unwrap();
+    while let Ok(1..) = file.write(&[1; 4096]) {}
+    let mut answered: Vec<RequestId> = Vec::new();
+    loop {
+        match client.infer(&entry, Mode::Vanilla, input.row(answered.len() % input.rows())).await {
+            Ok(answer) => answered.push(answer.leaf.request),
+            Err(error) if error.to_string().contains("the operator sees why at /readyz") => break,
+            // The ring is full, and the log has not tried for long enough to say that it is stalled.
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
+        assert!(answered.len() < 1_000_000, "the disk is full and the node does not notice");
+    }
+    println!("{} answered before the first was refused", answered.len());
+    let seed: Digest = std::fs::read_to_string(data.join("operator.key")).unwrap().trim().parse().unwrap();
+    let pushed = client.push_model("other", &model, &OperatorKey::from_seed(&seed.0), |_| {}).await;
+    let error = pushed.unwrap_err().to_string();
+    assert!(error.contains("could not write the model into its data directory"), "{error}");
+
+    std::fs::remove_file(ballast).unwrap();
+    for ids in answered.chunks(CHUNK) {
+        for state in client.await_receipts(Stage::Checkpointed, ids).await.unwrap() {
+            assert_eq!(state.outcome, LogOutcome::Logged);
+            told.durable.lock().unwrap().insert(state.id, (state.leaf_hash, state.index));
+        }
+    }
+    client.infer(&entry, Mode::Vanilla, input.row(0)).await.unwrap();
+    client.push_model("other", &model, &OperatorKey::from_seed(&seed.0), |_| {}).await.unwrap();
 }
 
 /// Everything the client was told holds in the log that the kills left behind.
@@ -198,14 +279,15 @@ fn compiled_model() -> Vec<u8> {
     import::compile(shipped.onnx, &calibration, &CompileOptions::default(), &mut |_| {}).unwrap().file
 }
 
-/// Starts `haca up` and waits until it says that it serves.
+/// Starts `haca up`, with the settings that lie in its folder, and waits until it says that it serves.
 fn start(data: &Path) -> Child {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_haca"))
-        .args(["up", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json", "--data"])
-        .arg(data)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_haca"));
+    command.args(["up", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json", "--data"]).arg(data);
+    let settings = data.join("node.toml");
+    if settings.exists() {
+        command.arg("--config").arg(settings);
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     let stdout = child.stdout.as_mut().unwrap();
     BufReader::new(stdout).read_line(&mut line).unwrap();

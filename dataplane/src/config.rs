@@ -56,7 +56,8 @@ pub struct Config {
     pub max_models: usize,
     /// Streams that one shard holds for one model, over all its callers; 0: no model takes streams.
     pub max_symbols: usize,
-    /// Bytes of state that these streams may take together: of a model with large states there are fewer.
+    /// Bytes of state that these streams may take together: of a model with large states there are fewer, and one whose
+    /// single stream is larger takes whole rows only.
     pub max_state_bytes: usize,
     /// The longest model file that may be pushed.
     pub max_model_bytes: u64,
@@ -111,7 +112,7 @@ impl Default for Config {
             max_delay_us: 0,
             max_models: 64,
             max_symbols: 4096,
-            max_state_bytes: 256 << 20,
+            max_state_bytes: 64 << 20,
             max_model_bytes: 64 << 20,
             sign_vanilla: true,
             development_tee: true,
@@ -306,6 +307,10 @@ impl Config {
             ("answers not yet acknowledged, if every caller stops reading", connections * windows),
             ("answers waiting for flow control", connections * self.max_backlog_bytes as u64),
             ("model files arriving", MAX_PUSHES as u64 * self.max_model_bytes),
+            (
+                "states of streams, if callers begin as many as they may of every model",
+                (shards * self.max_models) as u64 * self.max_state_bytes as u64,
+            ),
             ("settlement log", self.log_config(Path::new("")).memory_bytes(shards + events)),
         ]
     }

@@ -71,6 +71,9 @@ fn drive(
             session += 1;
             Session::open(connection, session, questions, taken)
         })?;
+    if plan.kernel_times {
+        client.take_kernel_times()?;
+    }
     client::drive(&mut client, process, plan)
 }
 

@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use self::proofs::Proven;
 use self::serve::Server;
 use crate::comparison::{self, Comparison};
-use crate::load::Pace;
+use crate::load::{Pace, Plan};
 use crate::rpc::case::Case;
 use crate::rpc::client::Run;
 use crate::server_process::ServerProcess;
@@ -28,9 +28,9 @@ Examples:
   haca-bench infer --cases 64x16 --rate 20000      latency at a fixed rate instead of full speed
   haca-bench infer --json infer.jsonl
   haca-bench infer --servers haca,haca-unsettled --cases 1x1      what settlement costs, on one core with the shard
-  haca-bench infer --servers haca,haca-unsettled --cases 1x1 --log-cpu 1 --leave-out-pauses 25
+  haca-bench infer --servers haca,haca-unsettled --cases 1x1 --log-cpu 1 --kernel-times --leave-out-pauses 25
                                                    the same with the log on the client's core, where it costs the
-                                                   client some of its time and the shard none
+                                                   client some of its time, which is left out, and the shard none
   haca-bench infer --servers haca,haca-proving --cases 1x1 --rate 10000 --zk-rate 100 --seconds 300 --rounds 2
                                                    what a prover does to the others when it is asked for too much
 
@@ -54,6 +54,13 @@ pub(crate) struct Options {
     /// Core for the threads of the node's log [default: the servers' core].
     #[arg(long)]
     log_cpu: Option<usize>,
+    /// Microseconds that the node polls for before it parks; -1: it never parks [default: the node's].
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    spin_us: Option<i64>,
+    /// Time answers by the kernel's clock when their packets arrive, so that the client's own absences are no part of the
+    /// latency; --leave-out-pauses then leaves out only what it was kept from sending. For nodes, not for peers.
+    #[arg(long)]
+    kernel_times: bool,
     /// Requests of mode zk per second, of those that --rate gives, where the server is haca-proving.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 100.0, value_parser = comparison::rate)]
     zk_rate: f64,
@@ -84,6 +91,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     };
     for server in &servers {
         server.is_there()?;
+        anyhow::ensure!(
+            !options.kernel_times || server.is_node(),
+            "--kernel-times cannot time the answers of {}; name nodes with --servers",
+            server.name()
+        );
     }
     let comparison = Comparison {
         bench: "infer",
@@ -115,9 +127,14 @@ fn measure(
     let cpu = options.common.server_cpu;
     let log_cpu = options.log_cpu.unwrap_or(cpu);
     let (cpu, log_cpu) = (cpu.to_string(), log_cpu.to_string());
-    let arguments = ["serve-model", server.name(), "--cpu", &cpu, "--log-cpu", &log_cpu, "--data", folder];
+    let spin = options.spin_us.map(|micros| micros.to_string());
+    let mut arguments =
+        vec!["serve-model", server.name(), "--cpu", &cpu, "--log-cpu", &log_cpu, "--data", folder];
+    if let Some(micros) = &spin {
+        arguments.extend(["--spin-us", micros]);
+    }
     let process = ServerProcess::spawn(&arguments)?;
-    let plan = options.common.plan(case);
+    let plan = Plan { kernel_times: options.kernel_times, ..options.common.plan(case) };
     options.common.on_client_cpu(|| match server {
         Server::Haca | Server::HacaUnsettled => Ok(haca::load(&process, plan, None)?.0),
         Server::HacaProving => {

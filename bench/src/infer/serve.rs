@@ -82,6 +82,9 @@ pub(crate) struct Options {
     /// The core that a node's log runs on.
     #[arg(long)]
     log_cpu: usize,
+    /// A node's setting of that name, if not the default.
+    #[arg(long, allow_hyphen_values = true)]
+    spin_us: Option<i64>,
     /// An empty directory for its data.
     #[arg(long)]
     data: PathBuf,
@@ -105,7 +108,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 /// Proofs that a node may owe: few, so that a run that asked for too many need not wait long for the last.
 const MAX_PENDING: u64 = 64;
 
-/// A node with the defaults of `haca up` but for its address, its core and the proofs that it may owe.
+/// A node with the defaults of `haca up` but for its address, its core, the proofs that it may owe and what is asked for.
 fn node(options: &Options) -> anyhow::Result<()> {
     let models = options.data.join("models");
     fs::create_dir_all(&models).with_context(|| format!("cannot make {}", models.display()))?;
@@ -116,6 +119,7 @@ fn node(options: &Options) -> anyhow::Result<()> {
         Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), cpus: vec![options.cpu], ..Config::default() };
     config.log.enabled = options.server != Server::HacaUnsettled;
     config.zk.max_pending = MAX_PENDING;
+    config.spin_us = options.spin_us.unwrap_or(config.spin_us);
     let services = (options.server == Server::HacaProving)
         .then(|| Services::open(&options.data, &config))
         .transpose()?;

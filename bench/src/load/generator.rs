@@ -33,6 +33,9 @@ pub(crate) struct Plan {
     /// The driver's own pauses that are longer than this (its core was taken from it) are no part of the latencies: a
     /// request that was due before it came back is left out, and counted. `None` leaves nothing out.
     pub(crate) longest_pause: Option<Duration>,
+    /// Answers are timed by the kernel when their packets arrive, so a pause of the driver takes nothing but what it was
+    /// about to send: of its pauses only those count.
+    pub(crate) kernel_times: bool,
 }
 
 impl Plan {
@@ -107,10 +110,22 @@ impl Generator {
 
     /// The driver is there at `now`. It says so at the begin of each turn, and with every answer.
     pub(crate) fn turn(&mut self, now: Nanos) {
+        if !self.plan.kernel_times {
+            self.look_for_a_pause(now);
+        }
+        self.seen = now;
+    }
+
+    /// The requests of this turn, which began at the last [`Self::turn`], have left by `now`.
+    pub(crate) fn sent(&mut self, now: Nanos) {
+        self.look_for_a_pause(now);
+        self.seen = now;
+    }
+
+    fn look_for_a_pause(&mut self, now: Nanos) {
         if self.plan.longest_pause.is_some_and(|longest| now.since(self.seen) > Nanos::from(longest).0) {
             self.recorder.leave_out_before(now);
         }
-        self.seen = now;
     }
 
     /// The next request to start at `now`, if there is one. Ask until it says no.
@@ -149,7 +164,9 @@ impl Generator {
 
     /// A request on `lane` that was due at `intended` has been answered at `now`.
     pub(crate) fn answered(&mut self, lane: usize, intended: Nanos, now: Nanos) {
-        self.turn(now);
+        if !self.plan.kernel_times {
+            self.turn(now);
+        }
         self.recorder.answered(intended, now);
         self.free_slot(lane);
     }
@@ -233,7 +250,15 @@ mod tests {
 
     fn plan(lanes: usize, depth: usize, pace: Pace) -> Plan {
         let measured = Duration::from_millis(1);
-        Plan { lanes, depth, pace, warm_up: Duration::ZERO, measured, longest_pause: None }
+        Plan {
+            lanes,
+            depth,
+            pace,
+            warm_up: Duration::ZERO,
+            measured,
+            longest_pause: None,
+            kernel_times: false,
+        }
     }
 
     fn ask_all(generator: &mut Generator, now: Nanos) -> Vec<Issue> {
@@ -286,6 +311,27 @@ mod tests {
         let measured = generator.finish(Nanos(1_000_000));
         assert!(measured.latency_us(1.0) < 10.0, "{}", measured.latency_us(1.0));
         assert_eq!(measured.share_left_out(), 0.2);
+    }
+
+    #[test]
+    fn with_times_of_the_kernel_only_what_a_pause_kept_from_leaving_is_left_out() {
+        let longest_pause = Some(Duration::from_micros(50));
+        let mut generator =
+            Generator::new(Plan { longest_pause, kernel_times: true, ..plan(1, 1, Pace::Maximum) });
+        let mut ask = |at: u64, left: u64, answered: u64| {
+            generator.turn(Nanos(at));
+            let [issue] = ask_all(&mut generator, Nanos(at))[..] else { panic!("one is due") };
+            generator.sent(Nanos(left));
+            generator.answered(issue.lane, issue.intended, Nanos(answered));
+        };
+        ask(0, 5_000, 20_000);
+        // Away while it waits for the answer, and then between the two packets.
+        ask(200_000, 205_000, 220_000);
+        ask(300_000, 400_000, 415_000);
+        ask(420_000, 425_000, 440_000);
+        let measured = generator.finish(Nanos(1_000_000));
+        assert!(measured.latency_us(1.0) < 21.0, "{}", measured.latency_us(1.0));
+        assert_eq!(measured.share_left_out(), 0.25);
     }
 
     #[test]

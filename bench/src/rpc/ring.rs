@@ -34,7 +34,7 @@ pub(crate) const MOST_SEGMENTS: usize = 64;
 const MOST_BYTES: usize = 65_000;
 /// Room for the peer's address before each received payload.
 const NAME: usize = mem::size_of::<libc::sockaddr_in>();
-/// Room for the one control message we ask for, the GRO stride.
+/// Room for the control messages we ask for: the GRO stride, and when the kernel got the datagram.
 const CONTROL: usize = 64;
 const ENTER_GETEVENTS: u32 = 1;
 /// Marks completions of sends; the rest of `user_data` is the slot. Receives carry the socket's index.
@@ -53,7 +53,7 @@ pub(crate) struct UdpRing {
     completions: Vec<(u64, i32, u32)>,
     next_completion: usize,
     /// Registered with the ring by their index, which spares the kernel a look-up on each use.
-    _sockets: Vec<UdpSocket>,
+    sockets: Vec<UdpSocket>,
 }
 
 /// Datagrams that arrived together from one peer; give it back with [`UdpRing::recycle`].
@@ -64,6 +64,8 @@ pub(crate) struct Received {
     pub(crate) from: SocketAddrV4,
     /// Length of each datagram but the last, which may be shorter.
     pub(crate) stride: usize,
+    /// When the kernel got it, since the Unix epoch, if [`UdpRing::stamp_arrivals`] asked for that.
+    pub(crate) arrived: Option<Duration>,
     buffer: u16,
     start: usize,
     length: usize,
@@ -81,7 +83,8 @@ impl UdpRing {
         builder.setup_cqsize(entries * 4);
         let ring =
             builder.build(entries).context("cannot set up an io_uring (Linux 6.1 or later is needed)")?;
-        sockets.iter().try_for_each(enable_gro)?;
+        (sockets.iter().try_for_each(|socket| enable(socket, libc::SOL_UDP, libc::UDP_GRO)))
+            .context("cannot turn on UDP_GRO (Linux 5.0 or later is needed)")?;
         // SAFETY: all zeroes is a valid, empty msghdr.
         let mut header: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
         header.msg_namelen = NAME as u32;
@@ -98,13 +101,22 @@ impl UdpRing {
             bursts: Bursts::new(SEND_SLOTS, most_datagrams, MOST_BYTES),
             completions: Vec::with_capacity(entries as usize * 4),
             next_completion: 0,
-            _sockets: sockets,
+            sockets,
         };
         for index in 0..files.len() {
             this.arm(index)?;
         }
         this.submit()?;
         Ok(this)
+    }
+
+    /// From now on the kernel says when it got a datagram.
+    ///
+    /// # Errors
+    /// When the kernel does not.
+    pub(crate) fn stamp_arrivals(&self) -> anyhow::Result<()> {
+        (self.sockets.iter().try_for_each(|socket| enable(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)))
+            .context("cannot turn on SO_TIMESTAMPNS")
     }
 
     /// Hands over what is queued and collects what has come, if anything has; never waits.
@@ -264,6 +276,7 @@ impl UdpRing {
             socket,
             from: parse_address(message.name_data())?,
             stride: gro_stride(message.control_data()).unwrap_or(payload.len()).max(1),
+            arrived: arrival(message.control_data()),
             buffer,
             start: payload.as_ptr() as usize - bytes.as_ptr() as usize,
             length: payload.len(),
@@ -480,16 +493,12 @@ fn map(length: usize) -> anyhow::Result<*mut u8> {
     Ok(memory.cast())
 }
 
-fn enable_gro(socket: &UdpSocket) -> anyhow::Result<()> {
+fn enable(socket: &UdpSocket, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     let (value, length) = ((&raw const on).cast(), mem::size_of_val(&on) as libc::socklen_t);
     // SAFETY: `value` points to an int that outlives the call, and its length is given.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, value, length) };
-    if done != 0 {
-        return Err(io::Error::last_os_error())
-            .context("cannot turn on UDP_GRO (Linux 5.0 or later is needed)");
-    }
-    Ok(())
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, length) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn parse_address(name: &[u8]) -> anyhow::Result<SocketAddrV4> {
@@ -504,13 +513,33 @@ fn parse_address(name: &[u8]) -> anyhow::Result<SocketAddrV4> {
     Ok(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([p0, p1])))
 }
 
+/// The data of the control message of this level and kind, if there is one; laid out as cmsg(3) has it.
+fn control_message(mut control: &[u8], level: libc::c_int, kind: libc::c_int) -> Option<&[u8]> {
+    const HEADER: usize = mem::size_of::<libc::cmsghdr>();
+    loop {
+        let length = usize::from_ne_bytes(*control.first_chunk()?);
+        let found = [control.get(8..12)?, control.get(12..16)?];
+        let data = control.get(HEADER..length)?;
+        if found == [level.to_ne_bytes(), kind.to_ne_bytes()] {
+            return Some(data);
+        }
+        control = control.get(length.next_multiple_of(mem::align_of::<libc::cmsghdr>())..)?;
+    }
+}
+
 /// The segment size the kernel reports for datagrams it merged; `None` for a single one.
 fn gro_stride(control: &[u8]) -> Option<usize> {
-    const DATA: usize = mem::size_of::<libc::cmsghdr>();
-    let level = control.get(8..12)?.try_into().ok().map(i32::from_ne_bytes)?;
-    let kind = control.get(12..16)?.try_into().ok().map(i32::from_ne_bytes)?;
-    let value = control.get(DATA..DATA + 4)?.try_into().ok().map(i32::from_ne_bytes)?;
-    (level == libc::SOL_UDP && kind == libc::UDP_GRO && value > 0).then_some(value as usize)
+    let value = control_message(control, libc::SOL_UDP, libc::UDP_GRO)?;
+    let value = i32::from_ne_bytes(*value.first_chunk()?);
+    (value > 0).then_some(value as usize)
+}
+
+/// When the kernel got the datagram, or the first of those it merged.
+fn arrival(control: &[u8]) -> Option<Duration> {
+    let (seconds, nanos) =
+        control_message(control, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?.split_first_chunk()?;
+    let [seconds, nanos] = [*seconds, *nanos.first_chunk()?].map(u64::from_ne_bytes);
+    Some(Duration::new(seconds, u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?))
 }
 
 #[cfg(test)]
@@ -584,8 +613,35 @@ mod tests {
     }
 
     #[test]
-    fn a_control_area_without_a_gro_message_has_no_stride() {
-        assert_eq!(gro_stride(&[]), None);
-        assert_eq!(gro_stride(&[0; CONTROL]), None);
+    fn control_messages_are_found_among_others_and_damaged_ones_are_none() {
+        let message = |level: libc::c_int, kind: libc::c_int, data: &[u8]| {
+            let length = (mem::size_of::<libc::cmsghdr>() + data.len()).to_ne_bytes();
+            let mut bytes = [&length[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), data].concat();
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            bytes
+        };
+        let stamp = [7u64.to_ne_bytes(), 5u64.to_ne_bytes()].concat();
+        let stamp = message(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &stamp);
+        let both = [&stamp[..], &message(libc::SOL_UDP, libc::UDP_GRO, &64i32.to_ne_bytes())].concat();
+        assert_eq!((gro_stride(&both), arrival(&both)), (Some(64), Some(Duration::new(7, 5))));
+        assert_eq!((gro_stride(&stamp), arrival(&stamp)), (None, Some(Duration::new(7, 5))));
+        for damaged in [&[][..], &[0; CONTROL], &[0xff; CONTROL], &both[..9], &both[..20]] {
+            assert_eq!((gro_stride(damaged), arrival(damaged)), (None, None));
+        }
+    }
+
+    #[test]
+    fn the_kernel_says_when_a_datagram_came() {
+        let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(to) = socket.local_addr().unwrap() else { panic!("it is IPv4") };
+        let mut ring = UdpRing::new(vec![socket], 1).unwrap();
+        ring.stamp_arrivals().unwrap();
+        let before = now();
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", to).unwrap();
+        let after = now();
+        let received = wait(&mut ring);
+        assert!((before..=after).contains(&received.arrived.unwrap()));
+        ring.recycle(received);
     }
 }

@@ -188,6 +188,7 @@ mod tests {
             warm_up,
             measured,
             longest_pause: None,
+            kernel_times: false,
         });
         let shipped = shipped();
         let mut client = Client::connect(server, lanes, &shipped)?;

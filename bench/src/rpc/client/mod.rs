@@ -151,14 +151,18 @@ pub(crate) fn drive(client: &mut impl Client, server: &ServerProcess, plan: Plan
             cpu_at_close = Some((server.cpu_time()?, Instant::now()));
         }
         let mut worked = client.receive(began, clock, &mut generator)?;
+        let mut starts = false;
         // The clock is read anew only after work, so that an idle turn is short and a request's start is exact.
         let now = if worked { Instant::now() } else { began };
         let started = Nanos::between(clock.start, now);
         while let Some(issue) = generator.next(started) {
             client.start(issue, started)?;
-            worked = true;
+            starts = true;
         }
-        worked |= client.flush(now)?;
+        worked |= client.flush(now)? || starts;
+        if starts && plan.kernel_times {
+            generator.sent(clock.now());
+        }
         if turn >= next_sweep {
             client.sweep(turn, &mut generator);
             next_sweep = turn + Nanos::from(SWEEP);

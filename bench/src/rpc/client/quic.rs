@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use bytes::BytesMut;
@@ -57,6 +57,8 @@ pub(crate) struct Client<D> {
     dirty: Vec<usize>,
     next_timer: Option<Instant>,
     arena: BytesMut,
+    /// When the last packet arrived, since the Unix epoch, if the kernel is asked for it.
+    arrived: Option<Duration>,
     /// For answers of the endpoint itself, which a client has none of.
     response: Vec<u8>,
 }
@@ -101,6 +103,7 @@ impl<D: Dialogue> Client<D> {
             lanes,
             next_timer: None,
             arena: BytesMut::with_capacity(ARENA),
+            arrived: None,
             response: Vec::new(),
         };
         let limit = Instant::now() + CONNECT_LIMIT;
@@ -123,12 +126,29 @@ impl<D: Dialogue> Client<D> {
         Ok(client)
     }
 
+    /// From now on an answer's time is when the kernel got its last packet, not when this client read it.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub(crate) fn take_kernel_times(&self) -> anyhow::Result<()> {
+        self.ring.stamp_arrivals()
+    }
+
+    /// How long ago the last packet arrived, if the kernel says so.
+    fn age_of_arrival(&self) -> Nanos {
+        let age = |arrived| {
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(arrived)
+        };
+        self.arrived.map(age).unwrap_or_default().into()
+    }
+
     /// Feeds what has arrived to the connections and marks those that got something.
     fn read_packets(&mut self, now: Instant) -> anyhow::Result<bool> {
         self.ring.poll()?;
         let mut datagrams = 0;
         while datagrams < RECEIVE_GROUP {
             let Some(received) = self.ring.receive()? else { break };
+            self.arrived = received.arrived;
             datagrams += self.decode(now, &received);
             self.ring.recycle(received);
         }
@@ -246,7 +266,7 @@ impl<D: Dialogue> super::Client for Client<D> {
     fn receive(&mut self, now: Instant, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
         let any = self.read_packets(now)?;
         if any {
-            let now = clock.now();
+            let now = Nanos(clock.now().0.saturating_sub(self.age_of_arrival().0));
             self.take_events(|lane, intended| generator.answered(lane, intended, now))?;
         }
         Ok(any)
