@@ -135,6 +135,8 @@ async fn fill_the_disk_and_make_room(data: &Path, ballast: &Path, told: &Told) {
 
     let mut file = std::fs::File::create(ballast).unwrap();
     while let Ok(1..) = file.write(&[1; 4096]) {}
+    // A file that is open keeps its room when it is removed.
+    drop(file);
     let mut answered: Vec<RequestId> = Vec::new();
     loop {
         match client.infer(&entry, Mode::Vanilla, input.row(answered.len() % input.rows())).await {
@@ -153,7 +155,9 @@ async fn fill_the_disk_and_make_room(data: &Path, ballast: &Path, told: &Told) {
 
     std::fs::remove_file(ballast).unwrap();
     for ids in answered.chunks(CHUNK) {
-        for state in client.await_receipts(Stage::Checkpointed, ids).await.unwrap() {
+        let states = client.await_receipts(Stage::Checkpointed, ids);
+        let states = tokio::time::timeout(Duration::from_secs(60), states).await.expect("there is room");
+        for state in states.unwrap() {
             assert_eq!(state.outcome, LogOutcome::Logged);
             told.durable.lock().unwrap().insert(state.id, (state.leaf_hash, state.index));
         }
