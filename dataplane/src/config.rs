@@ -234,6 +234,8 @@ impl Config {
         rule("max_models", &self.max_models, (1..=512).contains(&self.max_models), "must be 1 to 512")?;
         let symbols = self.max_symbols <= 1 << 20;
         rule("max_symbols", &self.max_symbols, symbols, "must be at most 1048576")?;
+        let states = self.max_state_bytes <= 1 << 36;
+        rule("max_state_bytes", &self.max_state_bytes, states, "must be at most 68719476736")?;
         let slots = (1..=4096).contains(&self.send_slots);
         rule("send_slots", &self.send_slots, slots, "must be 1 to 4096")?;
         rule("idle_timeout_ms", &self.idle_timeout_ms, self.idle_timeout_ms > 0, "must be at least 1")?;
@@ -309,7 +311,8 @@ impl Config {
             ("model files arriving", MAX_PUSHES as u64 * self.max_model_bytes),
             (
                 "states of streams, if callers begin as many as they may of every model",
-                (shards * self.max_models) as u64 * self.max_state_bytes as u64,
+                // Superseded models may be as many again.
+                (shards * 2 * self.max_models) as u64 * self.max_state_bytes as u64,
             ),
             ("settlement log", self.log_config(Path::new("")).memory_bytes(shards + events)),
         ]

@@ -111,19 +111,18 @@ impl Registry {
         }
         let shape = |dims: &[u32]| Shape::new(dims.iter().copied()).ok_or(ModelError::Rank);
         // A model that cannot be streamed is served in whole rows all the same.
-        let stream = model.stream().ok().map(Arc::new);
-        if let Some(stream) =
-            stream.as_ref().filter(|stream| stream.state_bytes() > self.limits.max_state_bytes)
-        {
-            let (state_bytes, max_state_bytes) = (stream.state_bytes(), self.limits.max_state_bytes);
-            tracing::warn!(
-                name,
-                state_bytes,
-                max_state_bytes,
-                "takes no streams: one exceeds max_state_bytes"
-            );
-        }
-        let stream = stream.filter(|stream| self.limits.symbols(stream) > 0);
+        let stream = model.stream().ok().map(Arc::new).filter(|stream| {
+            let (state_bytes, most) = (stream.state_bytes(), self.limits.max_state_bytes);
+            if state_bytes > most && self.limits.max_symbols > 0 {
+                tracing::warn!(
+                    name,
+                    state_bytes,
+                    max_state_bytes = most,
+                    "takes no streams: one is too large"
+                );
+            }
+            self.limits.symbols(stream) > 0
+        });
         let step_shape = stream.as_ref().map(|stream| shape(stream.step_shape())).transpose()?;
         let admitted = match &self.admit {
             None => Err("this node has no prover".to_owned()),

@@ -28,9 +28,10 @@ Examples:
   haca-bench infer --cases 64x16 --rate 20000      latency at a fixed rate instead of full speed
   haca-bench infer --json infer.jsonl
   haca-bench infer --servers haca,haca-unsettled --cases 1x1      what settlement costs, on one core with the shard
-  haca-bench infer --servers haca,haca-unsettled --cases 1x1 --log-cpu 1 --kernel-times --leave-out-pauses 25
+  haca-bench infer --servers haca,haca-unsettled --cases 1x1 --log-cpu 1 --spin-us -1 --kernel-times --leave-out-pauses 25
                                                    the same with the log on the client's core, where it costs the
-                                                   client some of its time, which is left out, and the shard none
+                                                   client some of its time, which is left out, and the shard none;
+                                                   the shard does not park while the client is away
   haca-bench infer --servers haca,haca-proving --cases 1x1 --rate 10000 --zk-rate 100 --seconds 300 --rounds 2
                                                    what a prover does to the others when it is asked for too much
 
@@ -57,9 +58,9 @@ pub(crate) struct Options {
     /// Microseconds that the node polls for before it parks; -1: it never parks [default: the node's].
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     spin_us: Option<i64>,
-    /// Time answers by the kernel's clock when their packets arrive, so that the client's own absences are no part of the
-    /// latency; --leave-out-pauses then leaves out only what it was kept from sending. For nodes, not for peers.
-    #[arg(long)]
+    /// Time answers by the kernel's clock when their packets arrive, so that the client's absences meanwhile are no part of
+    /// the latency; --leave-out-pauses then leaves out what it was kept from sending. For nodes, case 1x1, full speed.
+    #[arg(long, conflicts_with = "rate")]
     kernel_times: bool,
     /// Requests of mode zk per second, of those that --rate gives, where the server is haca-proving.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 100.0, value_parser = comparison::rate)]
@@ -77,6 +78,7 @@ rps_per_core is requests/s divided by the cores the server used: CPU seconds of 
 requests, so it says little where the server is mostly idle.
 haca: a node as `haca up` starts it, in mode tee: QUIC with TLS, settlement on, a signed receipt with every \
 answer; one receipt of 1,024 is verified after the run.
+With --kernel-times an answer is there when the kernel got it, with --spin-us the node has that setting.
 onnxruntime+tonic: ONNX Runtime with one thread, calls that are ready run as one batch, HTTP/2 without TLS, no \
 receipts.";
 
@@ -97,6 +99,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             server.name()
         );
     }
+    let alone = |case: &Case| case.connections == 1 && case.depth == 1;
+    anyhow::ensure!(
+        !options.kernel_times || options.cases.iter().all(alone),
+        "--kernel-times is for one request at a time; give --cases 1x1"
+    );
     let comparison = Comparison {
         bench: "infer",
         subject: "mlp",

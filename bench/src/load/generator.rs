@@ -33,8 +33,8 @@ pub(crate) struct Plan {
     /// The driver's own pauses that are longer than this (its core was taken from it) are no part of the latencies: a
     /// request that was due before it came back is left out, and counted. `None` leaves nothing out.
     pub(crate) longest_pause: Option<Duration>,
-    /// Answers are timed by the kernel when their packets arrive, so a pause of the driver takes nothing but what it was
-    /// about to send: of its pauses only those count.
+    /// Answers are timed by the kernel when their packets arrive, so that of the driver's pauses only those count that keep
+    /// a request from leaving. For one lane of depth one at [`Pace::Maximum`].
     pub(crate) kernel_times: bool,
 }
 
@@ -108,7 +108,8 @@ impl Generator {
         }
     }
 
-    /// The driver is there at `now`. It says so at the begin of each turn, and with every answer.
+    /// The driver is there at `now`. It says so at the begin of each turn, and, but with times of the kernel, with every
+    /// answer.
     pub(crate) fn turn(&mut self, now: Nanos) {
         if !self.plan.kernel_times {
             self.look_for_a_pause(now);
@@ -116,7 +117,7 @@ impl Generator {
         self.seen = now;
     }
 
-    /// The requests of this turn, which began at the last [`Self::turn`], have left by `now`.
+    /// With times of the kernel: the requests of this turn, which began at the last [`Self::turn`], have left by `now`.
     pub(crate) fn sent(&mut self, now: Nanos) {
         self.look_for_a_pause(now);
         self.seen = now;

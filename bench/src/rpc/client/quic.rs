@@ -57,7 +57,9 @@ pub(crate) struct Client<D> {
     dirty: Vec<usize>,
     next_timer: Option<Instant>,
     arena: BytesMut,
-    /// When the last packet arrived, since the Unix epoch, if the kernel is asked for it.
+    /// Whether the kernel is asked when packets arrived.
+    takes_kernel_times: bool,
+    /// When the last packet of those read together arrived, since the Unix epoch, if it is.
     arrived: Option<Duration>,
     /// For answers of the endpoint itself, which a client has none of.
     response: Vec<u8>,
@@ -103,6 +105,7 @@ impl<D: Dialogue> Client<D> {
             lanes,
             next_timer: None,
             arena: BytesMut::with_capacity(ARENA),
+            takes_kernel_times: false,
             arrived: None,
             response: Vec::new(),
         };
@@ -126,11 +129,13 @@ impl<D: Dialogue> Client<D> {
         Ok(client)
     }
 
-    /// From now on an answer's time is when the kernel got its last packet, not when this client read it.
+    /// From now on an answer's time is when the kernel got it, or the last of the packets that were read with it, not when
+    /// this client read them; and [`flush`](super::Client::flush) returns when what it sends has left.
     ///
     /// # Errors
     /// When the kernel does not say.
-    pub(crate) fn take_kernel_times(&self) -> anyhow::Result<()> {
+    pub(crate) fn take_kernel_times(&mut self) -> anyhow::Result<()> {
+        self.takes_kernel_times = true;
         self.ring.stamp_arrivals()
     }
 
@@ -146,9 +151,10 @@ impl<D: Dialogue> Client<D> {
     fn read_packets(&mut self, now: Instant) -> anyhow::Result<bool> {
         self.ring.poll()?;
         let mut datagrams = 0;
+        self.arrived = None;
         while datagrams < RECEIVE_GROUP {
             let Some(received) = self.ring.receive()? else { break };
-            self.arrived = received.arrived;
+            self.arrived = self.arrived.max(received.arrived);
             datagrams += self.decode(now, &received);
             self.ring.recycle(received);
         }
@@ -266,7 +272,9 @@ impl<D: Dialogue> super::Client for Client<D> {
     fn receive(&mut self, now: Instant, clock: Clock, generator: &mut Generator) -> anyhow::Result<bool> {
         let any = self.read_packets(now)?;
         if any {
-            let now = Nanos(clock.now().0.saturating_sub(self.age_of_arrival().0));
+            // In this order: what comes between the two makes an answer later, not earlier.
+            let age = self.age_of_arrival();
+            let now = Nanos(clock.now().0.saturating_sub(age.0));
             self.take_events(|lane, intended| generator.answered(lane, intended, now))?;
         }
         Ok(any)
@@ -280,7 +288,11 @@ impl<D: Dialogue> super::Client for Client<D> {
     }
 
     fn flush(&mut self, now: Instant) -> anyhow::Result<bool> {
-        self.send_packets(now)
+        let any = self.send_packets(now)?;
+        if self.takes_kernel_times {
+            self.ring.poll()?;
+        }
+        Ok(any)
     }
 
     fn give_up(&mut self, now: Nanos, generator: &mut Generator) {
