@@ -1,5 +1,5 @@
-//! The two groups of BLS12-381 by blst's own entry points, for what `blstrs` does not offer: sums of many points, one
-//! window of Pippenger's method, normalisation of many points at once.
+//! The two groups of BLS12-381 by blst's own entry points, for what `blstrs` does not offer: sums of many points,
+//! normalisation of many points at once.
 //!
 //! All `unsafe` of the module `zk` that touches points is here, in [`super::pairing`] and in [`super::powers`]. `G1Affine` and the like are `repr(transparent)` over
 //! blst's structures, so slices of them are slices of blst's; blst takes an array as the pointer to its first element
@@ -15,30 +15,26 @@ use blstrs::{G1Affine, G1Projective, G2Affine, G2Projective};
 use group::Group;
 use group::prime::PrimeCurveAffine;
 
+use super::coordinates::Coordinates;
+use super::field::{Field, Fp, Fp2};
+
 /// A group of points with a prime number of elements.
 pub(super) trait Curve: Send + Sync {
     type Affine: PrimeCurveAffine<Scalar = blstrs::Scalar, Curve = Self::Point> + Default + Send + Sync;
     type Point: Group<Scalar = blstrs::Scalar> + for<'a> std::ops::AddAssign<&'a Self::Affine> + Send + Sync;
+    /// What its points' coordinates are.
+    type Field: Field;
     /// Bytes of a compressed point.
     const COMPRESSED: usize;
 
     /// The sum of the points.
     fn sum(points: &[Self::Affine]) -> Self::Point;
 
-    /// Words of scratch that [`Curve::window`] needs for windows of `width` bits.
-    fn scratch_words(width: usize) -> usize;
+    /// The coordinates of a point.
+    fn coordinates(point: &Self::Affine) -> &Coordinates<Self::Field>;
 
-    /// The share of the digit at the bits `from..from + width` of all scalars in the sum of products. Digits have
-    /// signs, and the highest must be of fewer bits than `width`, to take what the one below carries. Scalars are
-    /// little-endian, each of as many bytes as `bits` need. blst takes two points at least.
-    fn window(
-        points: &[Self::Affine],
-        scalars: &[u8],
-        bits: usize,
-        from: usize,
-        width: usize,
-        scratch: &mut [u64],
-    ) -> Self::Point;
+    /// The point at these coordinates. Whether it is of the curve, the caller must know.
+    fn at(coordinates: &Coordinates<Self::Field>) -> Self::Affine;
 
     /// The affine forms of the points, by one inversion for all.
     fn normalize(points: &[Self::Point]) -> Vec<Self::Affine>;
@@ -58,14 +54,15 @@ pub(super) trait Curve: Send + Sync {
 }
 
 macro_rules! curve {
-    ($name:ident, $affine:ident, $point:ident, $raw_affine:ident, $raw_point:ident, $compressed:literal,
-     $sum:ident, $scratch:ident, $window:ident, $normalize:ident, $uncompress:ident, $in_group:ident) => {
+    ($name:ident, $affine:ident, $point:ident, $field:ident, $raw_affine:ident, $raw_point:ident,
+     $compressed:literal, $sum:ident, $normalize:ident, $uncompress:ident, $in_group:ident) => {
         #[derive(Debug, Clone, Copy)]
         pub(super) struct $name;
 
         impl Curve for $name {
             type Affine = $affine;
             type Point = $point;
+            type Field = $field;
             const COMPRESSED: usize = $compressed;
 
             fn sum(points: &[$affine]) -> $point {
@@ -78,42 +75,15 @@ macro_rules! curve {
                 sum
             }
 
-            fn scratch_words(width: usize) -> usize {
-                // SAFETY: a pure function of its argument.
-                (unsafe { blst::$scratch(0) } / 8) << (width - 1)
+            fn coordinates(point: &$affine) -> &Coordinates<$field> {
+                // SAFETY: both are two numbers of blst, x and y, one after the other.
+                unsafe { &*ptr::from_ref::<$raw_affine>(point.as_ref()).cast() }
             }
 
-            fn window(
-                points: &[$affine],
-                scalars: &[u8],
-                bits: usize,
-                from: usize,
-                width: usize,
-                scratch: &mut [u64],
-            ) -> $point {
-                assert_eq!(scalars.len(), points.len() * bits.div_ceil(8), "bytes of scalars");
-                assert!(
-                    from < bits && scratch.len() >= Self::scratch_words(width),
-                    "a window with its scratch"
-                );
-                assert!(points.len() >= 2, "two points at least");
-                let mut sum = $point::identity();
-                let list = [points.as_ptr().cast::<$raw_affine>(), ptr::null()];
-                let bytes = [scalars.as_ptr(), ptr::null()];
-                // SAFETY: as in `sum`; that scalars and scratch are long enough is asserted above.
-                unsafe {
-                    blst::$window(
-                        sum.as_mut(),
-                        list.as_ptr(),
-                        points.len(),
-                        bytes.as_ptr(),
-                        bits,
-                        scratch.as_mut_ptr(),
-                        from,
-                        width,
-                    );
-                }
-                sum
+            fn at(coordinates: &Coordinates<$field>) -> $affine {
+                let mut point = $affine::identity();
+                *point.as_mut() = $raw_affine { x: coordinates.x.0, y: coordinates.y.0 };
+                point
             }
 
             fn normalize(points: &[$point]) -> Vec<$affine> {
@@ -163,12 +133,11 @@ curve!(
     G1,
     G1Affine,
     G1Projective,
+    Fp,
     blst_p1_affine,
     blst_p1,
     48,
     blst_p1s_add,
-    blst_p1s_mult_pippenger_scratch_sizeof,
-    blst_p1s_tile_pippenger,
     blst_p1s_to_affine,
     blst_p1_uncompress,
     blst_p1_affine_in_g1
@@ -177,12 +146,11 @@ curve!(
     G2,
     G2Affine,
     G2Projective,
+    Fp2,
     blst_p2_affine,
     blst_p2,
     96,
     blst_p2s_add,
-    blst_p2s_mult_pippenger_scratch_sizeof,
-    blst_p2s_tile_pippenger,
     blst_p2s_to_affine,
     blst_p2_uncompress,
     blst_p2_affine_in_g2
@@ -195,6 +163,19 @@ const _: () = assert!(size_of::<G1Affine>() == 96 && size_of::<G2Affine>() == 19
 pub(super) fn sum_in_g1(point: &G1Projective) -> bool {
     // SAFETY: reads one point.
     unsafe { blst::blst_p1_in_g1(point.as_ref()) }
+}
+
+/// Tells the processor that the value will be read soon.
+#[inline]
+pub(super) fn will_read<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    for byte in (0..size_of::<T>()).step_by(64).chain([size_of::<T>() - 1]) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the byte is of the value.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(value).cast::<i8>().add(byte)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@
 pub mod cache;
 pub mod ceremony;
 mod circuit;
+mod coordinates;
 mod curve;
 pub mod eip2537;
 pub mod export;
+mod field;
 mod fourier;
 #[cfg(test)]
 mod independent;

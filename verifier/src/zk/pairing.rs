@@ -11,9 +11,11 @@
 //!
 //! All unsafe code here passes references to blst's functions of the field, which read and write what they refer to.
 
-use blst::{blst_fp, blst_fp2, blst_fp6, blst_fp12, blst_p1_affine, blst_p2_affine};
+use blst::{blst_fp, blst_fp6, blst_fp12, blst_p1_affine, blst_p2_affine};
 use blstrs::{G1Affine, G2Affine};
 use group::prime::PrimeCurveAffine;
+
+use super::field::{Field, Fp2, fp2};
 
 /// `|z|`; `z` is negative.
 const Z: u64 = 0xd201_0000_0001_0000;
@@ -224,96 +226,12 @@ fn line(constant: Fp2, a: &Fp2, s: &blst_fp, b: &Fp2, t: &blst_fp) -> blst_fp6 {
     blst_fp6 { fp2: [constant.0, a.times_fp(s).0, b.times_fp(t).0] }
 }
 
-/// `c0 + c1 u` with `u² = -1`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Fp2(blst_fp2);
-
-const fn fp2(c0: [u64; 6], c1: [u64; 6]) -> Fp2 {
-    Fp2(blst_fp2 { fp: [blst_fp { l: c0 }, blst_fp { l: c1 }] })
-}
-
-impl Fp2 {
-    fn one() -> Fp2 {
-        Fp2(Product::one().0.fp6[0].fp2[0])
-    }
-
-    /// What a function of blst writes.
-    #[inline]
-    fn by(write: impl FnOnce(*mut blst_fp2)) -> Fp2 {
-        let mut result = std::mem::MaybeUninit::uninit();
-        write(result.as_mut_ptr());
-        // SAFETY: each of the functions used below writes the whole of its result.
-        Fp2(unsafe { result.assume_init() })
-    }
-
-    fn plus(&self, other: &Fp2) -> Fp2 {
-        // SAFETY: see the module's text, here and below.
-        Fp2::by(|sum| unsafe { blst::blst_fp2_add(sum, &self.0, &other.0) })
-    }
-
-    fn minus(&self, other: &Fp2) -> Fp2 {
-        // SAFETY: as above.
-        Fp2::by(|difference| unsafe { blst::blst_fp2_sub(difference, &self.0, &other.0) })
-    }
-
-    fn times(&self, other: &Fp2) -> Fp2 {
-        // SAFETY: as above.
-        Fp2::by(|product| unsafe { blst::blst_fp2_mul(product, &self.0, &other.0) })
-    }
-
-    fn square(&self) -> Fp2 {
-        // SAFETY: as above.
-        Fp2::by(|square| unsafe { blst::blst_fp2_sqr(square, &self.0) })
-    }
-
-    fn times_3(&self) -> Fp2 {
-        // SAFETY: as above.
-        Fp2::by(|product| unsafe { blst::blst_fp2_mul_by_3(product, &self.0) })
-    }
-
-    /// Times `2^count`.
-    fn shifted(&self, count: usize) -> Fp2 {
-        // SAFETY: as above.
-        Fp2::by(|product| unsafe { blst::blst_fp2_lshift(product, &self.0, count) })
-    }
-
-    fn times_fp(&self, factor: &blst_fp) -> Fp2 {
-        let mut product = Fp2::default();
-        let [c0, c1] = &mut product.0.fp;
-        // SAFETY: as above.
-        unsafe {
-            blst::blst_fp_mul(c0, &self.0.fp[0], factor);
-            blst::blst_fp_mul(c1, &self.0.fp[1], factor);
-        }
-        product
-    }
-
-    fn times_one_plus_u(&self) -> Fp2 {
-        let [c0, c1] = &self.0.fp;
-        let mut product = Fp2::default();
-        let [d0, d1] = &mut product.0.fp;
-        // SAFETY: as above.
-        unsafe {
-            blst::blst_fp_sub(d0, c0, c1);
-            blst::blst_fp_add(d1, c0, c1);
-        }
-        product
-    }
-
-    fn conjugate(&self) -> Fp2 {
-        let mut conjugate = *self;
-        // SAFETY: as above.
-        unsafe { blst::blst_fp_cneg(&mut conjugate.0.fp[1], &self.0.fp[1], true) };
-        conjugate
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::zk::curve::{Curve as _, G2};
     use blstrs::{G1Projective, G2Projective, Scalar};
-    use ff::Field;
+    use ff::Field as _;
     use group::{Curve as _, Group};
     use rand_core::OsRng;
 

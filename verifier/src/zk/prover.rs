@@ -100,11 +100,22 @@ impl Prover {
             variables.iter().map(|variable| assignment[*variable as usize]).collect()
         };
         let (left, right) = (among(left), among(right));
-        let h = sum_of_products::<G1>(key.h(), &quotient);
-        let l = sum_of_products::<G1>(key.l(), &assignment[system.public()..]);
-        let a = sum_of_products::<G1>(key.a(), &left);
-        let b = sum_of_products::<G1>(key.b_g1(), &right);
-        let b_g2 = sum_of_products::<G2>(key.b_g2(), &right);
+        // Together: what one does on one thread, another fills.
+        let (h, ((l, a), (b, b_g2))) = rayon::join(
+            || sum_of_products::<G1>(key.h(), &quotient),
+            || {
+                rayon::join(
+                    || {
+                        let l = || sum_of_products::<G1>(key.l(), &assignment[system.public()..]);
+                        rayon::join(l, || sum_of_products::<G1>(key.a(), &left))
+                    },
+                    || {
+                        let b = || sum_of_products::<G1>(key.b_g1(), &right);
+                        rayon::join(b, || sum_of_products::<G2>(key.b_g2(), &right))
+                    },
+                )
+            },
+        );
 
         let (r, s) = (Scalar::random(&mut *random), Scalar::random(&mut *random));
         let points = &key.verifying_key().points;
