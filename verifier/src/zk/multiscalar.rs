@@ -9,7 +9,6 @@
 
 use blstrs::Scalar;
 use group::Group;
-use group::prime::PrimeCurveAffine;
 use rayon::prelude::*;
 
 use super::coordinates::{Coordinates, sums};
@@ -30,15 +29,21 @@ const AHEAD: usize = 32;
 const TOP: [u8; 8] = 0x73ed_a753_299d_7d48_u64.to_le_bytes();
 
 /// Points with scalars of at most `bits` bits.
-struct Class<A> {
+struct Class<'p, A> {
     bits: usize,
-    points: Vec<A>,
+    all: &'p [A],
+    /// Indices of `all`; of a point whose opposite is meant, `!index`.
+    points: Vec<i32>,
     /// Little-endian, `bits` rounded up to bytes each.
     scalars: Vec<u8>,
 }
 
-impl<A> Class<A> {
-    fn push(&mut self, point: A, scalar: &[u8; 32]) {
+impl<A: Copy + std::ops::Neg<Output = A>> Class<'_, A> {
+    fn new(bits: usize, all: &[A]) -> Class<'_, A> {
+        Class { bits, all, points: Vec::new(), scalars: Vec::new() }
+    }
+
+    fn push(&mut self, point: i32, scalar: &[u8; 32]) {
         self.points.push(point);
         self.scalars.extend_from_slice(&scalar[..self.bits.div_ceil(8)]);
     }
@@ -51,6 +56,14 @@ impl<A> Class<A> {
     fn longest(&self) -> usize {
         self.scalars().map(length).max().unwrap_or_default()
     }
+
+    fn unsigned(&self, point: i32) -> &A {
+        &self.all[point.max(!point) as usize]
+    }
+
+    fn point(&self, point: i32) -> A {
+        if point < 0 { -*self.unsigned(point) } else { *self.unsigned(point) }
+    }
 }
 
 /// `Σ scalars[i] · points[i]`, on the threads of the current rayon pool.
@@ -61,25 +74,26 @@ pub(super) fn sum_of_products<C: Curve>(points: &[C::Affine], scalars: &[Scalar]
     assert_eq!(points.len(), scalars.len(), "one scalar for each point");
     classify(points, scalars)
         .iter()
+        .filter(|class| !class.points.is_empty())
         .map(|class| match class.points.len() {
-            0 => C::Point::identity(),
-            _ if class.bits == 1 => sum::<C>(&class.points),
+            _ if class.bits == 1 => sum::<C>(class),
             ..FEW => with_shared_doublings::<C>(class),
             FEW.. => pippenger::<C>(class),
         })
         .sum()
 }
 
-fn classify<A: Copy + std::ops::Neg<Output = A>>(points: &[A], scalars: &[Scalar]) -> Vec<Class<A>> {
-    let mut classes: Vec<Class<A>> =
-        CLASSES.iter().map(|&bits| Class { bits, points: Vec::new(), scalars: Vec::new() }).collect();
-    for (&point, scalar) in points.iter().zip(scalars) {
+fn classify<'p, A: Copy + std::ops::Neg<Output = A>>(
+    points: &'p [A],
+    scalars: &[Scalar],
+) -> Vec<Class<'p, A>> {
+    let mut classes: Vec<Class<A>> = CLASSES.iter().map(|&bits| Class::new(bits, points)).collect();
+    for (mut point, scalar) in (0i32..).zip(scalars) {
         let mut bytes = scalar.to_bytes_le();
-        let mut point = point;
         if bytes[24..] == TOP {
             let opposite = (-scalar).to_bytes_le();
             if length(&opposite) <= 64 {
-                (point, bytes) = (-point, opposite);
+                (point, bytes) = (!point, opposite);
             }
         }
         let length = length(&bytes);
@@ -90,10 +104,7 @@ fn classify<A: Copy + std::ops::Neg<Output = A>>(points: &[A], scalars: &[Scalar
     }
     for index in 1..classes.len() - 1 {
         if classes[index].points.len() < MINIMUM {
-            let short = std::mem::replace(
-                &mut classes[index],
-                Class { bits: CLASSES[index], points: Vec::new(), scalars: Vec::new() },
-            );
+            let short = std::mem::replace(&mut classes[index], Class::new(CLASSES[index], points));
             for (&point, scalar) in short.points.iter().zip(short.scalars()) {
                 let mut bytes = [0; 32];
                 bytes[..scalar.len()].copy_from_slice(scalar);
@@ -111,8 +122,9 @@ fn length(bytes: &[u8]) -> usize {
     8 * (top + 1) - bytes[top].leading_zeros() as usize
 }
 
-fn sum<C: Curve>(points: &[C::Affine]) -> C::Point {
-    points.par_chunks(4096).map(C::sum).sum()
+fn sum<C: Curve>(class: &Class<C::Affine>) -> C::Point {
+    let sum = |points: &[i32]| C::sum(&points.iter().map(|point| class.point(*point)).collect::<Vec<_>>());
+    class.points.par_chunks(4096).map(sum).sum()
 }
 
 /// Sums of few products share only doublings.
@@ -120,10 +132,10 @@ fn with_shared_doublings<C: Curve>(class: &Class<C::Affine>) -> C::Point {
     const WIDTH: usize = 4;
     const MULTIPLES: usize = 1 << (WIDTH - 1);
     let mut multiples = Vec::with_capacity(MULTIPLES * class.points.len());
-    for point in &class.points {
+    for point in class.points.iter().map(|point| class.point(*point)) {
         let mut multiple = C::Point::identity();
         multiples.extend((0..MULTIPLES).map(|_| {
-            multiple += point;
+            multiple += &point;
             multiple
         }));
     }
@@ -175,16 +187,16 @@ fn buckets<C: Curve>(
     let bucket = |window: usize, digit: i32| {
         (digit.unsigned_abs() as usize).checked_sub(1).map(|bucket| (window << (width - 1)) + bucket)
     };
-    // Of each digit that is not zero, its point, its sign and its bucket.
+    // Of each digit that is not zero, the point and its bucket.
     let shares = || {
         digits.chunks_exact(class.points.len()).enumerate().flat_map(|(window, digits)| {
-            (0i32..)
-                .zip(digits)
-                .filter_map(move |(point, &digit)| Some((point, digit < 0, bucket(window, digit)?)))
+            class.points.iter().zip(digits).filter_map(move |(&point, &digit)| {
+                Some((if digit < 0 { !point } else { point }, bucket(window, digit)?))
+            })
         })
     };
     let mut ends = vec![0; windows << (width - 1)];
-    shares().for_each(|(_, _, bucket)| ends[bucket] += 1);
+    shares().for_each(|(_, bucket)| ends[bucket] += 1);
     let mut total = 0;
     let mut next: Vec<usize> = Vec::with_capacity(ends.len());
     for end in &mut ends {
@@ -192,20 +204,19 @@ fn buckets<C: Curve>(
         total += *end;
         *end = total;
     }
-    // Points in the order of their buckets; one whose opposite is taken, as `!point`.
+    // Points in the order of their buckets.
     let mut order = vec![0; total];
-    for (point, negative, bucket) in shares() {
-        order[next[bucket]] = if negative { !point } else { point };
+    for (point, bucket) in shares() {
+        order[next[bucket]] = point;
         next[bucket] += 1;
     }
-    let of = |point: i32| C::coordinates(&class.points[point.max(!point) as usize]);
     sums(&ends, |place, to| {
         // Points come from anywhere in memory.
         if let Some(&point) = order.get(place + AHEAD) {
-            will_read(of(point));
+            will_read(class.unsigned(point));
         }
         let point = order[place];
-        *to = *of(point);
+        *to = *C::coordinates(class.unsigned(point));
         to.y.negate_if(point < 0);
     })
 }
@@ -262,6 +273,7 @@ mod tests {
     use super::*;
     use crate::zk::curve::{G1, G2};
     use ff::Field;
+    use group::prime::PrimeCurveAffine as _;
     use proptest::prelude::*;
     use rand_core::OsRng;
 
