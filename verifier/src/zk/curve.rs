@@ -1,9 +1,10 @@
-//! The two groups of BLS12-381 by blst's own entry points, for what `blstrs` does not offer: sums of many points,
-//! normalisation of many points at once.
+//! The two groups of BLS12-381 by blst's own entry points, for what `blstrs` does not offer: points by their coordinates,
+//! normalisation of many points at once, points as they lie in memory.
 //!
-//! All `unsafe` of the module `zk` that touches points is here, in [`super::pairing`] and in [`super::powers`]. `G1Affine` and the like are `repr(transparent)` over
-//! blst's structures, so slices of them are slices of blst's; blst takes an array as the pointer to its first element
-//! followed by a null pointer. None of these functions keeps a pointer after it returns.
+//! All `unsafe` of the module `zk` that touches points is here, in [`super::pairing`] and in [`super::powers`]; that of
+//! numbers is in [`super::field`]. `G1Affine` and the like are `repr(transparent)` over blst's structures, so slices of them
+//! are slices of blst's; blst takes an array as the pointer to its first element followed by a null pointer. None of these
+//! functions keeps a pointer after it returns.
 
 use std::ptr;
 
@@ -26,9 +27,6 @@ pub(super) trait Curve: Send + Sync {
     type Field: Field;
     /// Bytes of a compressed point.
     const COMPRESSED: usize;
-
-    /// The sum of the points.
-    fn sum(points: &[Self::Affine]) -> Self::Point;
 
     /// The coordinates of a point.
     fn coordinates(point: &Self::Affine) -> &Coordinates<Self::Field>;
@@ -55,7 +53,7 @@ pub(super) trait Curve: Send + Sync {
 
 macro_rules! curve {
     ($name:ident, $affine:ident, $point:ident, $field:ident, $raw_affine:ident, $raw_point:ident,
-     $compressed:literal, $sum:ident, $normalize:ident, $uncompress:ident, $in_group:ident) => {
+     $compressed:literal, $normalize:ident, $uncompress:ident, $in_group:ident) => {
         #[derive(Debug, Clone, Copy)]
         pub(super) struct $name;
 
@@ -65,18 +63,8 @@ macro_rules! curve {
             type Field = $field;
             const COMPRESSED: usize = $compressed;
 
-            fn sum(points: &[$affine]) -> $point {
-                let mut sum = $point::identity();
-                if !points.is_empty() {
-                    let list = [points.as_ptr().cast::<$raw_affine>(), ptr::null()];
-                    // SAFETY: the list names `points.len()` points that follow each other; see the module's text.
-                    unsafe { blst::$sum(sum.as_mut(), list.as_ptr(), points.len()) };
-                }
-                sum
-            }
-
             fn coordinates(point: &$affine) -> &Coordinates<$field> {
-                // SAFETY: both are two numbers of blst, x and y, one after the other.
+                // SAFETY: both are two numbers of blst, x and y, one after the other, as is asserted below.
                 unsafe { &*ptr::from_ref::<$raw_affine>(point.as_ref()).cast() }
             }
 
@@ -90,7 +78,8 @@ macro_rules! curve {
                 let mut affine = vec![$affine::identity(); points.len()];
                 if !points.is_empty() {
                     let list = [points.as_ptr().cast::<$raw_point>(), ptr::null()];
-                    // SAFETY: as in `sum`; there is room for as many affine points.
+                    // SAFETY: the list names `points.len()` points that follow each other, see the module's text; there is room
+                    // for as many affine points.
                     unsafe {
                         blst::$normalize(
                             affine.as_mut_ptr().cast::<$raw_affine>(),
@@ -137,7 +126,6 @@ curve!(
     blst_p1_affine,
     blst_p1,
     48,
-    blst_p1s_add,
     blst_p1s_to_affine,
     blst_p1_uncompress,
     blst_p1_affine_in_g1
@@ -150,11 +138,21 @@ curve!(
     blst_p2_affine,
     blst_p2,
     96,
-    blst_p2s_add,
     blst_p2s_to_affine,
     blst_p2_uncompress,
     blst_p2_affine_in_g2
 );
+
+// What `coordinates` rests on.
+const _: () = {
+    use std::mem::offset_of;
+    assert!(size_of::<blst_p1_affine>() == size_of::<Coordinates<Fp>>());
+    assert!(align_of::<blst_p1_affine>() == align_of::<Coordinates<Fp>>());
+    assert!(offset_of!(blst_p1_affine, y) == offset_of!(Coordinates<Fp>, y));
+    assert!(size_of::<blst_p2_affine>() == size_of::<Coordinates<Fp2>>());
+    assert!(align_of::<blst_p2_affine>() == align_of::<Coordinates<Fp2>>());
+    assert!(offset_of!(blst_p2_affine, y) == offset_of!(Coordinates<Fp2>, y));
+};
 
 // What `raw` and `from_raw` rest on: no padding.
 const _: () = assert!(size_of::<G1Affine>() == 96 && size_of::<G2Affine>() == 192);
@@ -163,32 +161,4 @@ const _: () = assert!(size_of::<G1Affine>() == 96 && size_of::<G2Affine>() == 19
 pub(super) fn sum_in_g1(point: &G1Projective) -> bool {
     // SAFETY: reads one point.
     unsafe { blst::blst_p1_in_g1(point.as_ref()) }
-}
-
-/// Tells the processor that the value will be read soon.
-#[inline]
-pub(super) fn will_read<T>(value: &T) {
-    #[cfg(target_arch = "x86_64")]
-    for byte in (0..size_of::<T>()).step_by(64).chain([size_of::<T>() - 1]) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the byte is of the value.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(value).cast::<i8>().add(byte)) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use blstrs::Scalar;
-
-    #[test]
-    fn sums_take_equal_opposite_and_identity_points() {
-        let g = G1Affine::generator();
-        assert_eq!(G1::sum(&[g, g, g]), g * Scalar::from(3));
-        assert_eq!(G1::sum(&[g, -g]), G1Projective::identity());
-        assert_eq!(G1::sum(&[G1Affine::identity(), g]), G1Projective::from(g));
-        assert_eq!(G1::sum(&[]), G1Projective::identity());
-    }
 }

@@ -1,6 +1,8 @@
 //! The fields of the coordinates of points of both groups, by blst's arithmetic.
 //!
-//! All unsafe code here passes references to blst's functions of the field, which read and write what they refer to.
+//! All unsafe code here passes pointers to blst's functions of the field. They read each part of their arguments before
+//! they write it, so that a result may lie where an argument does, and they return reduced numbers, so that equal numbers
+//! have equal words.
 
 use blst::{blst_fp, blst_fp2};
 
@@ -11,10 +13,10 @@ pub(super) trait Field: Copy + Default + PartialEq + Send + Sync {
     fn minus(&self, other: &Self) -> Self;
     fn times(&self, other: &Self) -> Self;
     fn square(&self) -> Self;
-    /// Of zero, zero.
+    /// Of a number that is not zero.
     fn inverse(&self) -> Self;
 
-    // What is written where it belongs need not be copied, for which it would have to be read before it is all written.
+    // These write their result in place. One that is returned is copied, and the copy waits for stores under way.
 
     fn subtract(&mut self, other: &Self);
     fn multiply(&mut self, factor: &Self);
@@ -105,7 +107,7 @@ macro_rules! field {
             #[inline]
             fn subtract(&mut self, other: &$name) {
                 let difference = &raw mut self.0;
-                // SAFETY: as above; a result may lie where an argument does.
+                // SAFETY: as above.
                 unsafe { blst::$sub(difference, difference, &other.0) };
             }
 
@@ -178,10 +180,9 @@ impl Fp2 {
         Fp2::by(|product| unsafe { blst::blst_fp2_mul_by_3(product, &self.0) })
     }
 
-    /// Times `2^count`.
-    pub(super) fn shifted(&self, count: usize) -> Fp2 {
+    pub(super) fn times_4(&self) -> Fp2 {
         // SAFETY: as above.
-        Fp2::by(|product| unsafe { blst::blst_fp2_lshift(product, &self.0, count) })
+        Fp2::by(|product| unsafe { blst::blst_fp2_lshift(product, &self.0, 2) })
     }
 
     pub(super) fn times_fp(&self, factor: &blst_fp) -> Fp2 {

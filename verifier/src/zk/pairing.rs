@@ -186,13 +186,13 @@ impl Point {
         let xy2 = x.plus(&y).square().minus(&xx).minus(&yy);
         let yz2 = y.plus(&z).square().minus(&yy).minus(&zz);
         // 3b'Z², with b' = 4(1 + u).
-        let e = zz.times_one_plus_u().times_3().shifted(2);
+        let e = zz.times_one_plus_u().times_3().times_4();
         let ee3 = e.square().times_3();
         let f = e.times_3();
         let line = line(yy.minus(&e), &xx, &pair.minus_three_x, &yz2, &pair.py);
         self.x = xy2.times(&yy.minus(&f));
-        self.y = yy.plus(&f).square().minus(&ee3.shifted(2));
-        self.z = yy.times(&yz2).shifted(2);
+        self.y = yy.plus(&f).square().minus(&ee3.times_4());
+        self.z = yy.times(&yz2).times_4();
         line
     }
 

@@ -100,7 +100,7 @@ impl Prover {
             variables.iter().map(|variable| assignment[*variable as usize]).collect()
         };
         let (left, right) = (among(left), among(right));
-        // Together: what one does on one thread, another fills.
+        // At the same time: while one sum is at a part that takes one thread, others use the rest.
         let (h, ((l, a), (b, b_g2))) = rayon::join(
             || sum_of_products::<G1>(key.h(), &quotient),
             || {
