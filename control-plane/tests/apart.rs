@@ -2,15 +2,17 @@
 //! whoever is killed meanwhile; who is not let in is told why.
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails there.
 
+mod events;
 mod node;
 
+use events::events;
 use haca_client::Client;
 use haca_control_plane::shipped::SHIPPED;
 use haca_wire::event::verdict_id;
 use haca_wire::sign::ServiceKey;
 use haca_wire::vocabulary::{LogOutcome, ProofOutcome};
 use haca_wire::{Digest, Mode, RequestId, Stage};
-use node::{Node, client, events, push};
+use node::{Node, client, push};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;

@@ -9,24 +9,23 @@
 //! ```
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails there.
 
+mod node;
+#[path = "../../settle/tests/small_disk/mod.rs"]
+mod small_disk;
+
 use haca_client::{Client, ClientOptions};
 use haca_control_plane::shipped::SHIPPED;
-use haca_kernels::import::{self, CompileOptions};
-use haca_settle::{Audit, Checkpoint, Log, LogConfig, LogHandle, LogKey};
+use haca_settle::{Checkpoint, LogHandle};
 use haca_wire::connect::Connect;
 use haca_wire::merkle::{self, is_consistent};
-use haca_wire::sign::OperatorKey;
 use haca_wire::vocabulary::LogOutcome;
 use haca_wire::{Digest, Leaf, Mode, RequestId, Stage};
+use node::{Node, client, model_file, open_log, operator, push};
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-const ORIGIN: &str = "haca-node";
 
 /// Requests one line asks about before it waits until they are durable.
 const CHUNK: usize = 256;
@@ -52,11 +51,10 @@ fn what_was_called_durable_survives_kill_9() {
     let told = Arc::new(Told::default());
     let runtime = tokio::runtime::Runtime::new().unwrap();
 
-    let model = compiled_model();
     for life in 0..kills {
-        let node = start(data.path());
+        let node = Node::up(data.path(), "");
         if life == 0 {
-            runtime.block_on(push(data.path(), &model));
+            runtime.block_on(push(data.path()));
         }
         let before = told.durable.lock().unwrap().len();
         let target = receipts * (life + 1) / kills;
@@ -78,49 +76,21 @@ fn what_was_called_durable_survives_kill_9() {
         println!("life {}: {} receipts durable, {} in all", life + 1, now - before, now);
     }
     // The last start must come up on what the last kill left, through the ordinary command.
-    drop(start(data.path()));
+    drop(Node::up(data.path(), ""));
     audit(data.path(), &told, receipts);
 }
 
-/// The folder of the small disk, for the test that is started again on it.
-const SMALL_DISK: &str = "HACA_SMALL_DISK";
-
-/// The disk is a small tmpfs in a mount namespace of its own, where the test starts its own binary again. Where such a
-/// namespace cannot be made, the test says so and passes.
 #[test]
 fn a_full_disk_refuses_requests_and_loses_none_that_were_answered() {
-    let folder = tempfile::tempdir().unwrap();
-    let in_namespace = |script: &str| {
-        Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
-            .arg(std::env::current_exe().unwrap())
-            .env(SMALL_DISK, folder.path())
-            .output()
-    };
-    let mount = format!("mount -t tmpfs -o size=64m none \"${SMALL_DISK}\"");
-    match in_namespace(&mount) {
-        Ok(output) if output.status.success() => {}
-        other => {
-            println!("skipped: no mount namespace can be made here: {other:?}");
-            return;
-        }
-    }
-    let output = in_namespace(&format!("{mount} && \"$0\" on_a_small_disk --exact --nocapture")).unwrap();
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    println!("{stdout}");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(stdout.contains("1 passed"), "the test was not found");
+    small_disk::run_on_it("on_a_small_disk");
 }
 
 /// Not a test of its own: what runs on the small disk.
 #[test]
 fn on_a_small_disk() {
-    let Ok(disk) = std::env::var(SMALL_DISK) else { return };
-    let (data, ballast) = (Path::new(&disk).join("data"), Path::new(&disk).join("ballast"));
-    std::fs::create_dir(&data).unwrap();
-    let settings = "max_batch = 64\n[log]\nqueue_capacity = 256\n[zk]\nenabled = false\n";
-    std::fs::write(data.join("node.toml"), settings).unwrap();
-    let node = start(&data);
+    let Some(disk) = small_disk::folder() else { return };
+    let (data, ballast) = (disk.join("data"), disk.join("ballast"));
+    let node = Node::up(&data, "max_batch = 64\n[log]\nqueue_capacity = 256\n[zk]\nenabled = false\n");
     let told = Told::default();
     let minute = Duration::from_secs(60);
     let filling = async {
@@ -134,16 +104,11 @@ fn on_a_small_disk() {
 
 /// How many requests were answered while the disk was full.
 async fn fill_the_disk_and_make_room(data: &Path, ballast: &Path, told: &Told) -> usize {
-    let model = compiled_model();
-    push(data, &model).await;
-    let connect = Connect::read(&data.join("connect.toml")).unwrap();
-    let client = Client::connect(&connect, ClientOptions::default()).await.unwrap();
+    push(data).await;
+    let client = client(data).await;
     let (entry, input) = (client.model("mlp").await.unwrap(), SHIPPED[0].input().unwrap());
 
-    let mut file = std::fs::File::create(ballast).unwrap();
-    while let Ok(1..) = file.write(&[1; 4096]) {}
-    // A file that is open keeps its room when it is removed.
-    drop(file);
+    small_disk::fill_up_to(ballast, 0);
     let mut answered: Vec<Leaf> = Vec::new();
     loop {
         match client.infer(&entry, Mode::Vanilla, input.row(answered.len() % input.rows())).await {
@@ -157,8 +122,8 @@ async fn fill_the_disk_and_make_room(data: &Path, ballast: &Path, told: &Told) -
         }
     }
     println!("{} answered before the first was refused", answered.len());
-    let seed: Digest = std::fs::read_to_string(data.join("operator.key")).unwrap().trim().parse().unwrap();
-    let pushed = client.push_model("other", &model, &OperatorKey::from_seed(&seed.0), |_| {}).await;
+    let (model, operator) = (model_file(), operator(data));
+    let pushed = client.push_model("other", &model, &operator, |_| {}).await;
     let error = pushed.unwrap_err().to_string();
     assert!(error.contains("could not write the model into its data directory"), "{error}");
 
@@ -172,16 +137,13 @@ async fn fill_the_disk_and_make_room(data: &Path, ballast: &Path, told: &Told) -
         }
     }
     client.infer(&entry, Mode::Vanilla, input.row(0)).await.unwrap();
-    client.push_model("other", &model, &OperatorKey::from_seed(&seed.0), |_| {}).await.unwrap();
+    client.push_model("other", &model, &operator, |_| {}).await.unwrap();
     answered.len()
 }
 
 /// Everything the client was told holds in the log that the kills left behind.
 fn audit(data: &Path, told: &Told, receipts: usize) {
-    let seed: Digest = std::fs::read_to_string(data.join("log.key")).unwrap().trim().parse().unwrap();
-    let mut config = LogConfig::new(data.join("log"), ORIGIN);
-    config.audit = Audit::Whole;
-    let (log, _appenders) = Log::open(config, LogKey::from_seed(ORIGIN, &seed.0).unwrap(), 1).unwrap();
+    let log = open_log(data);
     let handle = log.handle();
     let size = handle.status().tree_size;
 
@@ -276,46 +238,6 @@ async fn ask(data: std::path::PathBuf, told: Arc<Told>) -> Result<(), String> {
         Some(Ok(ended)) => ended,
         Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
         None => Ok(()),
-    }
-}
-
-async fn push(data: &Path, model: &[u8]) {
-    let connect = Connect::read(&data.join("connect.toml")).unwrap();
-    let seed: Digest = std::fs::read_to_string(data.join("operator.key")).unwrap().trim().parse().unwrap();
-    let client = Client::connect(&connect, ClientOptions::default()).await.unwrap();
-    client.push_model("mlp", model, &OperatorKey::from_seed(&seed.0), |_| {}).await.unwrap();
-    client.close().await;
-}
-
-fn compiled_model() -> Vec<u8> {
-    let shipped = &SHIPPED[0];
-    let calibration = shipped.calibration().unwrap();
-    import::compile(shipped.onnx, &calibration, &CompileOptions::default(), &mut |_| {}).unwrap().file
-}
-
-/// Starts `haca up`, with the settings that lie in its folder, and waits until it says that it serves.
-fn start(data: &Path) -> Running {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_haca"));
-    command.args(["up", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--json", "--data"]).arg(data);
-    let settings = data.join("node.toml");
-    if settings.exists() {
-        command.arg("--config").arg(settings);
-    }
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    let stdout = child.stdout.as_mut().unwrap();
-    BufReader::new(stdout).read_line(&mut line).unwrap();
-    assert!(line.contains("\"address\""), "haca up did not come up: {line:?}, {:?}", child.try_wait());
-    Running(child)
-}
-
-/// A node that does not outlive its test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
     }
 }
 

@@ -9,8 +9,10 @@
 //! ```
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails there.
 
+mod events;
 mod node;
 
+use events::events;
 use haca_client::{Call, Client, ClientError};
 use haca_control_plane::shipped::SHIPPED;
 use haca_verifier::seal::commitment;
@@ -19,7 +21,7 @@ use haca_wire::event::proof_id;
 use haca_wire::tensor::TensorView;
 use haca_wire::vocabulary::ProofOutcome;
 use haca_wire::{Digest, Dtype, Mode, RequestId, Salt, Seal, Stage, Status};
-use node::{Node, client, events, push};
+use node::{Node, client, push};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

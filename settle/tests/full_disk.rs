@@ -1,23 +1,17 @@
 //! A full disk: nothing that was taken is lost, the log says that it is stalled, and goes on when there is room.
-//!
-//! The disk is a small tmpfs in a mount namespace of its own, where the test starts its own binary again. Where
-//! such a namespace cannot be made, the test says so and passes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod small_disk;
 
 use haca_settle::{Appender, Audit, CloseError, Log, LogConfig, LogKey, OpeningPosition};
 use haca_wire::merkle::leaf_hash;
 use haca_wire::vocabulary::LogOutcome;
 use haca_wire::{Leaf, RequestId, Stage};
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
-use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
 const ORIGIN: &str = "example.org/log";
-const MOUNTED: &str = "HACA_SETTLE_SMALL_DISK";
 
 fn leaf(number: u64) -> [u8; Leaf::LEN] {
     let mut leaf = [0x5a; Leaf::LEN];
@@ -44,32 +38,13 @@ fn append(appender: &mut Appender, number: u64) {
 
 #[test]
 fn a_full_disk_stalls_the_log_and_loses_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let in_namespace = |script: &str| {
-        Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
-            .arg(std::env::current_exe().unwrap())
-            .env(MOUNTED, dir.path())
-            .output()
-    };
-    let mount = format!("mount -t tmpfs -o size=64m none \"${MOUNTED}\"");
-    match in_namespace(&mount) {
-        Ok(output) if output.status.success() => {}
-        other => {
-            println!("skipped: no mount namespace can be made here: {other:?}");
-            return;
-        }
-    }
-    let output = in_namespace(&format!("{mount} && \"$0\" on_a_small_disk --exact --nocapture")).unwrap();
-    println!("{}", String::from_utf8_lossy(&output.stdout));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    small_disk::run_on_it("on_a_small_disk");
 }
 
 /// Not a test of its own: what runs on the small disk.
 #[test]
 fn on_a_small_disk() {
-    let Ok(disk) = std::env::var(MOUNTED) else { return };
-    let disk = Path::new(&disk);
+    let Some(disk) = small_disk::folder() else { return };
     let config = LogConfig {
         queue_capacity: 1024,
         close_patience: Duration::from_millis(100),
@@ -86,7 +61,7 @@ fn on_a_small_disk() {
     for round in 0u64..4 {
         // A little room each time, so that it ends in another place.
         let ballast = disk.join("ballast");
-        fill_up_to(&ballast, (round * 1500) << 10);
+        small_disk::fill_up_to(&ballast, (round * 1500) << 10);
         // Until the log stalls and the ring is full: from here on a node refuses requests.
         while !(handle.status().stalled && appender.free() == 0) {
             if appender.free() > 0 {
@@ -111,7 +86,7 @@ fn on_a_small_disk() {
         assert_eq!((status.tree_size, status.duplicates, status.conflicts), (next, 0, 0));
     }
     let ballast = disk.join("ballast");
-    fill_up_to(&ballast, 0);
+    small_disk::fill_up_to(&ballast, 0);
     (next..next + 1000).for_each(|number| append(appender, number));
     let unsettled = log.close().unwrap_err();
     assert!(matches!(unsettled, CloseError::Unsettled { unsettled: 1000, .. }), "{unsettled}");
@@ -126,14 +101,4 @@ fn on_a_small_disk() {
         assert_eq!((found.leaf_hash, &found.bytes), (leaf_hash(&leaf(number)), &opening(number)));
     }
     assert!(openings.len() as u64 >= next);
-}
-
-/// Takes what room there is, but for so many bytes.
-fn fill_up_to(path: &Path, room: u64) {
-    let mut file = File::create(path).unwrap();
-    let mut taken = 0;
-    while let Ok(written @ 1..) = file.write(&[1; 4096]) {
-        taken += written as u64;
-    }
-    file.set_len(taken.saturating_sub(room)).unwrap();
 }
