@@ -10,10 +10,12 @@ use group::Group;
 use group::prime::PrimeCurveAffine;
 use rand_core::{OsRng, RngCore};
 
+use super::coordinates::Coordinates;
 use super::curve::{Curve, G1};
+use super::field::{Field as _, Fp};
 
 /// As blst has numbers.
-const BETA: blst_fp = blst_fp {
+const BETA: Fp = Fp(blst_fp {
     l: [
         0xcd03_c9e4_8671_f071,
         0x5dab_2246_1fcd_a5d2,
@@ -22,7 +24,7 @@ const BETA: blst_fp = blst_fp {
         0x03f9_7d6e_83d0_50d2,
         0x18f0_2065_5463_8741,
     ],
-};
+});
 const LAMBDA: u128 = 0xac45_a401_0001_a402_0000_0000_ffff_ffff;
 
 /// `low + λ·high`, not zero.
@@ -58,10 +60,8 @@ impl Power {
 
 /// `λ` times a point of G1.
 pub(super) fn times_lambda(point: &G1Affine) -> G1Affine {
-    let mut product = *point;
-    // SAFETY: reads two numbers, writes one.
-    unsafe { blst::blst_fp_mul(&mut product.as_mut().x, &point.as_ref().x, &BETA) };
-    product
+    let Coordinates { x, y } = *G1::coordinates(point);
+    G1::at(&Coordinates { x: x.times(&BETA), y })
 }
 
 /// Bits of a window: its digits are zero or odd, and below 8 in magnitude.
